@@ -1,0 +1,1 @@
+"""The versioned memory. Knows nothing of files, daemons or training."""

@@ -1,0 +1,52 @@
+"""Every error that memex raises on purpose.
+
+    MemexError                 exit 1   base; the message names the thing and the next step
+    ├── UsageError             exit 2   what was asked cannot be asked
+    │   └── ConfigError                 a setting is wrong; names the key and the line
+    ├── NotFound               exit 4   no such snapshot, version, document, retrieval
+    ├── Locked                 exit 5   another process writes this state directory
+    ├── MissingModel           exit 1   a model is not on this machine; says how to get it
+    ├── ParseError             exit 1   a file cannot be read as what it claims to be
+    ├── TrainingFailed         exit 1   a refresh cycle's child ended without a result
+    └── Corrupt                exit 1   acknowledged state cannot be read; says what to do
+
+`exit` is the exit code of the command line (see DESIGN of the command line in the README).
+"""
+
+
+class MemexError(Exception):
+    """Base of all; `str(error)` is one sentence for a person."""
+
+    exit_code = 1
+
+
+class UsageError(MemexError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class NotFound(MemexError):
+    exit_code = 4
+
+
+class Locked(MemexError):
+    exit_code = 5
+
+
+class MissingModel(MemexError):
+    pass
+
+
+class ParseError(MemexError):
+    pass
+
+
+class TrainingFailed(MemexError):
+    pass
+
+
+class Corrupt(MemexError):
+    pass

@@ -1,0 +1,1 @@
+"""Learning: examples, LoRA training, evaluation, the gate. Knows the store's types, not its tables."""
