@@ -66,14 +66,140 @@ class Place:
 class Upsert:
     """A document's new revision, ready to commit. `vectors[i]` belongs to `chunks[i]`."""
 
+    document_id: str
     place: Place
     stat: Stat
     content: str  # the content hash
+    labels: Labels
     chunks: tuple[Chunk, ...]
     vectors: Vectors
-    labels: Labels = Labels()
-    document_id: str | None = None  # None: a document not known before
-    embedded_at: datetime | None = None
+    embedded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Rehome:
+    """A live document's chunks at another place: moved (the same id) or copied (a new id). Nothing is parsed again."""
+
+    document_id: str
+    origin: str  # the document whose live chunks are taken
+    place: Place
+    stat: Stat
+    content: str
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the disk now says of a document, where memory does not change: touched, renamed while held, or held."""
+
+    document_id: str
+    place: Place
+    stat: Stat
+    content: str
+    held: str | None = None  # the reason to put this content on hold: it equals content that a rollback took out
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A file that could not be read; `content` is its hash where it was read at all."""
+
+    document_id: str
+    place: Place
+    stat: Stat
+    content: str | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one commit does. A document appears at most once."""
+
+    upserts: tuple[Upsert, ...] = ()
+    rehomed: tuple[Rehome, ...] = ()
+    removed: tuple[str, ...] = ()  # document ids whose files are gone
+    seen: tuple[Seen, ...] = ()
+    failed: tuple[Failed, ...] = ()
+
+    @property
+    def changes_memory(self) -> bool:
+        return bool(self.upserts or self.rehomed or self.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A document as the scan compares it with the disk."""
+
+    document_id: str
+    place: Place
+    stat: Stat
+    content: str | None  # the hash last seen on disk; None once the file is gone
+    live: str | None  # the hash of the live revision
+    labels: Labels | None  # of the live revision
+    error: str | None
+    tries: int
+    next_try_at: datetime | None
+    held: bool
+    held_content: str | None  # what is held; None with `held`: the document stays without its file
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document for a person's list. `state`: live, failed, held or gone; a failed or held one may still be live in
+    an older revision, then `chunks` is not 0."""
+
+    document_id: str
+    source: str
+    path: str
+    state: str
+    chunks: int
+    modified_at: datetime | None
+    ingested_at: datetime | None
+    error: str | None
+    tries: int = 0
+    first_failed_at: datetime | None = None
+    last_failed_at: datetime | None = None
+    next_try_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One content of a document; `until` None while it is live. Numbers are moves of the head."""
+
+    document_id: str
+    source: str
+    path: str
+    content: str
+    generation: str
+    since: int
+    until: int | None
+    modified_at: datetime
+    ingested_at: datetime
+    chunks: int
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A named, immutable head."""
+
+    name: str
+    head: Head
+    created_at: datetime
+    documents: int
+    chunks: int
+    config: str  # fingerprint of the settings that were in force
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Content that a rollback took out (or, with `content` None, a document that it put back without a file)."""
+
+    document_id: str
+    path: str
+    content: str | None
+    reason: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +294,26 @@ class Retrieval:
     at: datetime
     query: str
     mode: str  # search, base, adapter
-    head: Head
+    move: int  # the state that was searched
     hits: tuple[Mapping[str, Any], ...]  # chunk_id, document_id, score, in order
     answer: str | None = None
     feedback: str | None = None  # good, bad
     correction: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)  # citations, seconds, tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One refresh cycle, as the catalogue keeps it. `decision`: running, promote, reject, inconclusive or failed."""
+
+    run: int
+    started_at: datetime
+    finished_at: datetime | None
+    trigger: str
+    move: int
+    decision: str
+    reason: str
+    adapter: int | None  # the candidate's number
+    incumbent: int | None
+    examples: int
+    metrics: Mapping[str, Any]

@@ -1,0 +1,54 @@
+"""Talking to a running daemon over its socket; standard library only, so that it answers at once."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from store import errors
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("memex")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(str(self._path))
+
+
+def is_running(path: Path) -> bool:
+    """Whether a daemon answers on the socket."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(2.0)
+            probe.connect(str(path))
+    except OSError:
+        return False
+    return True
+
+
+def call(path: Path, operation: str, arguments: dict[str, Any] | None = None) -> Any:
+    """Ask the daemon, wait for its answer however long it takes, and raise the error it gave as our own."""
+    connection = _UnixConnection(path)
+    try:
+        if operation == "status":
+            connection.request("GET", "/status")
+        else:
+            body = json.dumps(arguments or {}).encode()
+            connection.request("POST", f"/{operation}", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise errors.MemexError(f"the daemon at {path} went away ({error}); read its log") from error
+    finally:
+        connection.close()
+    answer = json.loads(text) if text.startswith((b"{", b"[")) else {"message": text.decode(errors="replace")}
+    if response.status >= 400:
+        kind = getattr(errors, str(answer.get("error")), errors.MemexError)
+        raise kind(answer.get("message", f"the daemon answered {response.status}; read its log"))
+    return answer

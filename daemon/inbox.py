@@ -1,0 +1,135 @@
+"""What the writer has to do, in the order in which it should be done.
+
+Paths and sweeps are marks, not messages: marking twice is marking once, and a mark that is lost is found again by the
+next sweep. That keeps the inbox small and makes the disk its durable copy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from daemon.ingest import Dirty
+
+MOST_PATHS = 20_000  # marks kept; past it a source is swept again instead
+
+Job = Callable[[], Any]
+
+
+class Inbox:
+    """Thread-safe; one thread takes, any number put. `now` is a monotonic clock in seconds."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._changed = threading.Condition()
+        self._jobs: deque[tuple[Job, Future[Any]]] = deque()
+        self._fresh: dict[Dirty, float] = {}  # -> when it is due; what someone changes just now
+        self._backfill: dict[Dirty, None] = {}
+        self._sweeps: dict[str, float] = {}
+        self._closed = False
+
+    # --- putting -----------------------------------------------------------------------------------------------
+
+    def mark(self, dirty: Dirty, delay: float) -> None:
+        """A path changed; look into it when it has been quiet for `delay` seconds."""
+        with self._changed:
+            if dirty not in self._fresh and len(self._fresh) >= MOST_PATHS:
+                self._sweeps.setdefault(dirty.source, self._now() + delay)
+                return
+            self._backfill.pop(dirty, None)
+            self._fresh[dirty] = self._now() + delay
+            self._changed.notify()
+
+    def fill(self, dirty: list[Dirty]) -> None:
+        """Paths that a sweep found; they come after what changes now."""
+        with self._changed:
+            room = max(0, MOST_PATHS - len(self._backfill))
+            for one in dirty[:room]:
+                if one not in self._fresh:
+                    self._backfill[one] = None
+            for one in dirty[room:]:  # found again once there is room
+                self._sweeps.setdefault(one.source, self._now() + 5.0)
+            self._changed.notify()
+
+    def sweep(self, source: str, delay: float = 0.0) -> None:
+        """Compare a source's folder with the catalogue, soon. An earlier due time stands."""
+        with self._changed:
+            due = self._now() + delay
+            self._sweeps[source] = min(due, self._sweeps.get(source, due))
+            self._changed.notify()
+
+    def submit(self, job: Job) -> Future[Any]:
+        """Have the writer run `job` next; its result or error comes through the future."""
+        future: Future[Any] = Future()
+        with self._changed:
+            if self._closed:
+                future.set_exception(RuntimeError("memex is stopping"))
+            else:
+                self._jobs.append((job, future))
+                self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Take no more jobs, and wake the writer."""
+        with self._changed:
+            self._closed = True
+            while self._jobs:
+                self._jobs.popleft()[1].set_exception(RuntimeError("memex is stopping"))
+            self._changed.notify_all()
+
+    # --- taking ------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float) -> None:
+        """Return when something is due, at the latest after `timeout` seconds."""
+        with self._changed:
+            until = self._now() + timeout
+            while not self._closed and not self._is_due():
+                times = [*self._fresh.values(), *self._sweeps.values(), until]
+                pause = min(times) - self._now()
+                if self._now() >= until:
+                    return
+                self._changed.wait(max(pause, 0.001))
+
+    def take_job(self) -> tuple[Job, Future[Any]] | None:
+        with self._changed:
+            return self._jobs.popleft() if self._jobs else None
+
+    def take_sweep(self) -> str | None:
+        """A source whose sweep is due."""
+        with self._changed:
+            now = self._now()
+            for source, due in self._sweeps.items():
+                if due <= now:
+                    del self._sweeps[source]
+                    return source
+            return None
+
+    def take_paths(self, most: int) -> list[Dirty]:
+        """Up to `most` paths: those that changed just now if any is due, else some of the backfill."""
+        with self._changed:
+            now = self._now()
+            taken = [dirty for dirty, due in self._fresh.items() if due <= now][:most]
+            for dirty in taken:
+                del self._fresh[dirty]
+            if not taken:
+                taken = list(self._backfill)[:most]
+                for dirty in taken:
+                    del self._backfill[dirty]
+            return taken
+
+    def __len__(self) -> int:
+        """Paths that wait."""
+        with self._changed:
+            return len(self._fresh) + len(self._backfill)
+
+    def _is_due(self) -> bool:
+        now = self._now()
+        return (
+            bool(self._jobs or self._backfill)
+            or any(due <= now for due in self._fresh.values())
+            or any(due <= now for due in self._sweeps.values())
+        )

@@ -1,0 +1,222 @@
+"""Dirty paths -> one atomic commit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from daemon.parse import ChangedWhileRead, ParserProcess, read_file
+from daemon.scan import Differences, chooser, labels, place, scan
+from daemon.settings import Settings, Source
+from store.chunking import chunk
+from store.errors import ParseError
+from store.memory import Memory, new_id
+from store.types import Batch, Chunk, Failed, Known, Place, Rehome, Seen, Stat, Upsert
+
+UNREAD = Stat(-1, 0, 0)  # of a file that could not be opened: equals no file's, so the next scan looks again when due
+
+
+@dataclass(frozen=True, slots=True)
+class Dirty:
+    """A path to look into, relative to its source's folder."""
+
+    source: str
+    relative: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an ingestion did, in documents, chunks and seconds. Reports add up."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    moved: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    chunks_embedded: int = 0
+    parse_seconds: float = 0.0
+    embed_seconds: float = 0.0
+    commit_seconds: float = 0.0
+    missing: tuple[Dirty, ...] = ()  # no file is there: for `sweep` to judge
+    again: tuple[Dirty, ...] = ()  # not done yet: changed while they were read, or the batch was full
+
+    def __add__(self, other: Report) -> Report:
+        return Report(*(getattr(self, name) + getattr(other, name) for name in Report.__slots__))
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What the files of one batch turned out to hold."""
+
+    fresh: list[tuple[Known | None, Place, Stat, str, tuple[Chunk, ...], Source]] = field(default_factory=list)
+    rehomed: list[Rehome] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    report: Report = Report()
+    chunks: int = 0  # of the fresh ones together
+    moving: set[str] = field(default_factory=set)  # documents whose new place is in this batch
+
+
+def ingest(
+    memory: Memory, settings: Settings, paths: Iterable[Dirty], parser: ParserProcess, *, most_chunks: int
+) -> Report:
+    """Look into the paths and commit what their files hold as one step.
+
+    A file that cannot be read is recorded as failed and costs nothing else. Nothing is removed here: a path without a
+    file comes back as `missing`. Once `most_chunks` are ready to embed the other paths come back as `again`.
+    """
+    findings = _Findings()
+    by_source: dict[str, list[bytes]] = {}
+    for dirty in paths:
+        by_source.setdefault(dirty.source, []).append(dirty.relative)
+    started = time.perf_counter()
+    for source in settings.sources:
+        if source.name in by_source:
+            _examine(memory, settings, source, by_source[source.name], parser, findings, most_chunks)
+    parsed = time.perf_counter()
+    upserts, embedded = _embed(memory, findings)
+    finished = time.perf_counter()
+    batch = Batch(tuple(upserts), tuple(findings.rehomed), (), tuple(findings.seen), tuple(findings.failed))
+    if batch != Batch():
+        memory.commit(batch)
+    return findings.report + Report(
+        chunks_embedded=embedded,
+        parse_seconds=parsed - started,
+        embed_seconds=finished - parsed,
+        commit_seconds=time.perf_counter() - finished,
+    )
+
+
+def sweep(memory: Memory, settings: Settings, source: Source, *, confirm: bool = False) -> tuple[Differences, Report]:
+    """Scan one source and remove the documents whose files are gone, unless that looks like an accident.
+
+    `confirm` removes them all the same. What else differs is left to `ingest`.
+    """
+    known = memory.known(source.name)
+    found = scan(source, known, now=memory.clock(), max_delete_share=settings.ingest.max_delete_share)
+    if found.alarm and not confirm:
+        return found, Report(unchanged=found.unchanged)
+    if found.missing:
+        memory.commit(Batch(removed=tuple(one.document_id for one in found.missing)))
+    removed = sum(one.live is not None for one in found.missing)
+    return found, Report(removed=removed, unchanged=found.unchanged)
+
+
+def _examine(
+    memory: Memory,
+    settings: Settings,
+    source: Source,
+    relatives: Sequence[bytes],
+    parser: ParserProcess,
+    findings: _Findings,
+    most_chunks: int,
+) -> None:
+    """Read each file of one source and decide what it means for memory."""
+    known_here = memory.known_at(source.name, relatives)
+    wants = chooser(source)
+    try:
+        root = os.open(source.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # the whole source is away: the sweep says so
+        findings.report += Report(missing=tuple(Dirty(source.name, relative) for relative in relatives))
+        return
+    try:
+        for relative in relatives:
+            known, here = known_here.get(relative), place(source, relative)
+            if findings.chunks >= most_chunks:
+                findings.report += Report(again=(Dirty(source.name, relative),))
+                continue
+            if not wants(relative, False):
+                findings.report += Report(missing=(Dirty(source.name, relative),) if known else ())
+                continue
+            content: str | None = None
+            stat = UNREAD
+            try:
+                data, stat = read_file(root, relative, int(settings.ingest.max_file_mb * 1e6))
+                content = hashlib.blake2b(data, digest_size=16).hexdigest()
+                if _known_content(memory, source, known, here, stat, content, findings):
+                    continue
+                parsed = parser.parse(data, os.fsdecode(relative))
+                chunks = chunk(
+                    parsed.sections, memory.embedder.spans, settings.chunking.tokens, settings.chunking.overlap
+                )
+                findings.fresh.append((known, here, stat, content, chunks, source))
+                findings.chunks += len(chunks)
+            except FileNotFoundError:
+                findings.report += Report(missing=(Dirty(source.name, relative),))
+            except ChangedWhileRead:
+                findings.report += Report(again=(Dirty(source.name, relative),))
+            except (ParseError, OSError) as error:
+                reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+                document_id = known.document_id if known else new_id()
+                findings.failed.append(Failed(document_id, here, stat, content, reason))
+                findings.report += Report(failed=1)
+    finally:
+        os.close(root)
+
+
+def _known_content(
+    memory: Memory, source: Source, known: Known | None, here: Place, stat: Stat, content: str, findings: _Findings
+) -> bool:
+    """Decide by content alone what needs no parsing: touched, held, moved, copied. False when it must be parsed."""
+    wanted = labels(source)
+    document_id = known.document_id if known else new_id()
+    if known is not None and (content == known.held_content or (content == known.live and known.labels == wanted)):
+        findings.seen.append(Seen(document_id, here, stat, content))
+        findings.report += Report(unchanged=1)
+        return True
+    suffix = os.path.splitext(here.relative)[1]
+    for twin in memory.known_with([content]):
+        same_kind = os.path.splitext(twin.place.relative)[1] == suffix  # the name decides how a file is parsed
+        gone = twin.document_id not in findings.moving and not _is_there(memory, source, twin)
+        if twin.live == content and same_kind:
+            moved = gone and (known is None or known.content is None)
+            if moved:
+                findings.moving.add(twin.document_id)
+                document_id = twin.document_id
+            findings.rehomed.append(Rehome(document_id, twin.document_id, here, stat, content, wanted))
+            findings.report += Report(moved=1) if moved else _new_or_changed(known)
+            return True
+        if twin.held_content == content:
+            if gone:
+                findings.moving.add(twin.document_id)
+                findings.seen.append(Seen(twin.document_id, here, stat, content))
+            else:
+                reason = f"the same content as {twin.place.path}, which a rollback took out"
+                findings.seen.append(Seen(document_id, here, stat, content, held=reason))
+            findings.report += Report(unchanged=1)
+            return True
+    return False
+
+
+def _is_there(memory: Memory, source: Source, twin: Known) -> bool:
+    """Whether the twin's file still lies where it was seen. Another source's folder is not ours to judge: it is."""
+    if twin.content is None:
+        return False
+    if twin.place.source != source.name:
+        return True
+    return os.path.lexists(os.path.join(os.fsencode(source.path), twin.place.relative))
+
+
+def _embed(memory: Memory, findings: _Findings) -> tuple[list[Upsert], int]:
+    """Vectors for all fresh chunks of the batch in one go."""
+    texts = [one.text for fresh in findings.fresh for one in fresh[4]]
+    vectors, computed = memory.embed(texts)
+    now = memory.clock()
+    upserts, start = [], 0
+    for known, here, stat, content, chunks, source in findings.fresh:
+        document_id = known.document_id if known else new_id()
+        own = vectors[start : start + len(chunks)]
+        start += len(chunks)
+        upserts.append(Upsert(document_id, here, stat, content, labels(source), chunks, own, now))
+        findings.report += _new_or_changed(known)
+    return upserts, computed
+
+
+def _new_or_changed(known: Known | None) -> Report:
+    return Report(changed=1) if known is not None and known.live is not None else Report(added=1)
+
+

@@ -1,0 +1,154 @@
+"""What differs between a source's folder and the catalogue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+from pathspec import GitIgnoreSpec
+
+from daemon.settings import Source
+from store.types import Known, Labels, Place, Stat
+
+# Never documents: version control's own files, dependencies, caches, and what editors leave while they save.
+ALWAYS_EXCLUDED = (
+    *(".git/", ".hg/", ".svn/", "node_modules/", "__pycache__/", ".venv/", ".tox/", ".mypy_cache/", ".DS_Store"),
+    *("*~", ".*.sw[a-p]", ".#*", "#*#", "*.part", "*.crdownload", "4913", ".~lock.*"),
+)
+MOST_TRIES = 12  # of a file that fails; after that only an edit or `--retry` tries it again
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """What a scan of one source found. `alarm` says why what is missing must not be taken for deleted."""
+
+    dirty: tuple[bytes, ...]  # relative paths of files to look into
+    missing: tuple[Known, ...]  # documents whose file is gone
+    unchanged: int
+    alarm: str | None
+
+
+def place(source: Source, relative: bytes) -> Place:
+    full = os.path.join(os.fsencode(source.path), relative)
+    return Place(source.name, relative, full.decode("utf-8", "backslashreplace"))
+
+
+def labels(source: Source) -> Labels:
+    return Labels(source.domain, source.tags, source.boost)
+
+
+def chooser(source: Source) -> Callable[[bytes, bool], bool]:
+    """Whether a path below the source (relative; and whether it is a folder) is wanted. Patterns are gitignore's."""
+    return _chooser(source.include, source.exclude)
+
+
+@lru_cache(maxsize=64)
+def _chooser(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[bytes, bool], bool]:
+    unwanted = GitIgnoreSpec.from_lines([*ALWAYS_EXCLUDED, *exclude])
+    wanted = None if "**/*" in include else GitIgnoreSpec.from_lines(include)
+
+    def wants(relative: bytes, is_folder: bool) -> bool:
+        name = relative.decode("utf-8", "surrogateescape")
+        if is_folder:
+            return not unwanted.match_file(name + "/")
+        return not unwanted.match_file(name) and (wanted is None or wanted.match_file(name))
+
+    return wants
+
+
+def walk(
+    root: bytes, wants: Callable[[bytes, bool], bool], unreadable: list[bytes]
+) -> Iterator[tuple[bytes, Stat]]:
+    """Every wanted regular file below `root`: its path relative to it, and what the disk says of it.
+
+    Links are not followed; what is neither file nor folder is passed over. Raises OSError when `root` itself cannot
+    be listed; a folder below that cannot be listed is added to `unreadable`.
+    """
+    pending = [b""]
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = list(os.scandir(os.path.join(root, folder)))
+        except FileNotFoundError:
+            if not folder:
+                raise
+            continue
+        except OSError:
+            if not folder:
+                raise
+            unreadable.append(folder + b"/")
+            continue
+        for entry in entries:
+            relative = folder + b"/" + entry.name if folder else entry.name
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    if wants(relative, True):
+                        pending.append(relative)
+                elif entry.is_file(follow_symlinks=False) and wants(relative, False):
+                    found = entry.stat(follow_symlinks=False)
+                    yield relative, Stat(found.st_size, found.st_mtime_ns, found.st_ino)
+            except OSError:
+                continue
+
+
+def scan(source: Source, known: list[Known], *, now: datetime, max_delete_share: float) -> Differences:
+    """Compare the folder with what is known of the source, by stat alone: no file is opened."""
+    here = {one.place.relative: one for one in sorted(known, key=lambda one: one.content is not None)}
+    had = [one for one in known if one.content is not None]
+    wanted_labels = labels(source)
+    dirty: list[bytes] = []
+    strangers: set[Stat] = set()
+    seen: set[bytes] = set()
+    unreadable: list[bytes] = []
+    unchanged = 0
+    try:
+        for relative, stat in walk(os.fsencode(source.path), chooser(source), unreadable):
+            seen.add(relative)
+            one = here.get(relative)
+            if one is None or one.content is None:
+                strangers.add(stat)
+            if one is not None and is_settled(one, stat, wanted_labels, now):
+                unchanged += 1
+            else:
+                dirty.append(relative)
+    except OSError as error:  # an unmounted disk is not a mass deletion
+        return Differences((), tuple(had), 0, f"{source.path} cannot be listed ({error.strerror}); nothing is removed")
+    # A file whose stat turns up at an unknown path is moving: its document follows once that path is looked into.
+    # What lies in a folder that cannot be listed is not known to be gone.
+    missing = tuple(
+        one
+        for one in had
+        if one.place.relative not in seen
+        and one.stat not in strangers
+        and not one.place.relative.startswith(tuple(unreadable))
+    )
+    return Differences(tuple(dirty), missing, unchanged, _alarm(source, len(missing), len(had), max_delete_share))
+
+
+def is_settled(known: Known, stat: Stat, wanted: Labels, now: datetime) -> bool:
+    """Whether a file with this stat needs no look: unchanged and in memory, held, or failed and not due again."""
+    if known.stat != stat:
+        return False
+    if known.error is not None:
+        return known.next_try_at is not None and (known.tries >= MOST_TRIES or now < known.next_try_at)
+    if known.content is None:
+        return False
+    if known.held and known.held_content == known.content:
+        return True
+    return known.content == known.live and known.labels == wanted
+
+
+def _alarm(source: Source, missing: int, had: int, max_delete_share: float) -> str | None:
+    if not missing:
+        return None
+    if missing == had and not any(os.scandir(source.path)):
+        return f"{source.path} is empty and held {had} documents; nothing is removed (`memex sync --confirm-deletes`)"
+    if missing > max_delete_share * had:
+        return (
+            f"{missing} of {had} documents are gone from {source.path}, more than ingest.max_delete_share allows at "
+            "once; nothing is removed (`memex sync --confirm-deletes`)"
+        )
+    return None

@@ -1,0 +1,80 @@
+"""Opening the catalogue and its transactions.
+
+WAL with `synchronous=FULL`: in NORMAL a power cut loses acknowledged rows. Writes begin with BEGIN IMMEDIATE, since a
+transaction that reads first and writes later gets SQLITE_BUSY_SNAPSHOT at once, whatever the timeout
+(https://www.sqlite.org/isolation.html).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import DatabaseError
+from sqlmodel import Session, SQLModel, create_engine
+
+from store.catalogue import tables
+from store.errors import Corrupt
+
+SCHEMA = 1
+
+
+class Database:
+    """The catalogue's file. `read()` sees one consistent state; `write()` commits whole or not at all."""
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        """Open `path`, making its tables when `create`. Raises Corrupt when the file is not a catalogue of ours."""
+        self.path = path
+        self._reader = _engine(path, "BEGIN")
+        self._writer = _engine(path, "BEGIN IMMEDIATE")
+        try:
+            if create:
+                SQLModel.metadata.create_all(self._writer, tables=_tables())
+            with self._reader.connect() as connection:
+                found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        except DatabaseError as error:
+            raise Corrupt(f"{path}: the catalogue cannot be read ({error.orig}); restore it from a backup") from error
+        if found == 0 and create:
+            with self._writer.connect() as connection:
+                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
+                connection.commit()
+        elif found != SCHEMA:
+            raise Corrupt(f"{path}: catalogue schema {found}, this memex reads {SCHEMA}; use the memex that wrote it")
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        with Session(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def _tables() -> list[Any]:
+    rows = [row for row in vars(tables).values() if isinstance(row, type) and issubclass(row, SQLModel)]
+    return [row.__table__ for row in rows if hasattr(row, "__table__")]  # type: ignore[attr-defined]
+
+
+def _engine(path: Path, begin: str) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # ours to begin, not the driver's
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

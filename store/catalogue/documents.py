@@ -1,0 +1,291 @@
+"""Documents, their revisions, and what a commit does to them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import func, update
+from sqlmodel import Session, col, or_, select
+
+from store.catalogue import holds
+from store.catalogue.tables import DocumentRow, HoldRow, RevisionRow
+from store.types import Batch, Document, Failed, Known, Labels, Place, Rehome, Revision, Seen, Stat, Upsert
+
+Value = TypeVar("Value")
+
+FIRST_PAUSE = timedelta(minutes=1)  # before a failed file's second try; doubles with each, up to LONGEST_PAUSE
+LONGEST_PAUSE = timedelta(days=1)
+
+
+def known(session: Session, source: str | None = None) -> list[Known]:
+    """Every document, gone ones too (their path may come back), for the scan."""
+    return _known(session) if source is None else _known(session, DocumentRow.source == source)
+
+
+def known_at(session: Session, source: str, relatives: Iterable[bytes]) -> dict[bytes, Known]:
+    """What is known of these places. Where several documents have been at one, the one that is there now."""
+    found = [
+        one
+        for some in portions(relatives)
+        for one in _known(session, DocumentRow.source == source, col(DocumentRow.relative).in_(some))
+    ]
+    found.sort(key=lambda one: (one.content is not None, one.live is not None))
+    return {one.place.relative: one for one in found}
+
+
+def known_with(session: Session, contents: Iterable[str]) -> list[Known]:
+    """The documents that are live with, or whose file was last seen with, one of these contents."""
+    return [
+        one
+        for some in portions(contents)
+        for one in _known(session, or_(col(DocumentRow.content).in_(some), col(RevisionRow.content).in_(some)))
+    ]
+
+
+def _known(session: Session, *where: Any) -> list[Known]:
+    """Reads columns, not rows: the scan of an unchanged folder is mostly this query."""
+    query = select(
+        DocumentRow.document_id,
+        DocumentRow.source,
+        DocumentRow.relative,
+        DocumentRow.path,
+        DocumentRow.size,
+        DocumentRow.mtime_ns,
+        DocumentRow.inode,
+        DocumentRow.content,
+        RevisionRow.content,
+        RevisionRow.domain,
+        RevisionRow.tags,
+        RevisionRow.boost,
+        DocumentRow.error,
+        DocumentRow.tries,
+        DocumentRow.next_try_at,
+        HoldRow.id,
+        HoldRow.content,
+    )  # type: ignore[call-overload]
+    query = query.join(
+        RevisionRow,
+        (col(RevisionRow.document_id) == col(DocumentRow.document_id)) & col(RevisionRow.until).is_(None),
+        isouter=True,
+    ).join(HoldRow, col(HoldRow.document_id) == col(DocumentRow.document_id), isouter=True)
+    return [
+        Known(
+            document_id=one[0],
+            place=Place(one[1], one[2], one[3]),
+            stat=Stat(one[4], one[5], one[6]),
+            content=one[7],
+            live=one[8],
+            labels=None if one[8] is None else Labels(one[9], tuple(one[10]), one[11]),
+            error=one[12],
+            tries=one[13],
+            next_try_at=one[14],
+            held=one[15] is not None,
+            held_content=one[16],
+        )
+        for one in session.execute(query.where(*where))
+    ]
+
+
+def apply(session: Session, batch: Batch, *, generation: str, move: int, now: datetime) -> None:
+    """Write a batch into the catalogue: revisions dated from `move`, documents as the disk now is."""
+    replaced = [*(u.document_id for u in batch.upserts), *(r.document_id for r in batch.rehomed), *batch.removed]
+    end_revisions(session, replaced, move)
+    holds.drop(session, replaced)
+    for upsert in batch.upserts:
+        _see(session, upsert)
+        session.add(_revision(upsert, generation, move, now, len(upsert.chunks)))
+    counts = _chunk_counts(session, [one.origin for one in batch.rehomed], move)
+    for one in batch.rehomed:
+        _see(session, one)
+        session.add(_revision(one, generation, move, now, counts[one.origin]))
+    for seen in batch.seen:
+        _see(session, seen)
+        if seen.held:
+            holds.add(session, seen.document_id, seen.content, seen.held, now)
+    for document_id in batch.removed:
+        row = session.get(DocumentRow, document_id)
+        if row is not None:
+            row.content, row.error, row.tries, row.next_try_at = None, None, 0, None
+    for failed in batch.failed:
+        _fail(session, failed, now)
+
+
+def end_revisions(session: Session, document_ids: Sequence[str], move: int) -> None:
+    for some in portions(document_ids):
+        statement = update(RevisionRow).where(
+            col(RevisionRow.document_id).in_(some), col(RevisionRow.until).is_(None)
+        )
+        session.execute(statement.values(until=move))
+
+
+def retry_now(session: Session, paths: Sequence[str] | None) -> int:
+    """Make failed documents (all, or at these paths) due at once; returns how many."""
+    statement = update(DocumentRow).where(col(DocumentRow.error).is_not(None))
+    if paths is not None:
+        statement = statement.where(col(DocumentRow.path).in_(list(paths)))
+    result: Any = session.execute(statement.values(next_try_at=None, tries=0))
+    return int(result.rowcount)
+
+
+def live_at(session: Session, move: int) -> dict[str, Revision]:
+    """document id -> the revision that was live in that state."""
+    query = select(RevisionRow).where(
+        RevisionRow.since <= move, or_(col(RevisionRow.until).is_(None), col(RevisionRow.until) > move)
+    )
+    return {row.document_id: _as_revision(row) for row in session.exec(query)}
+
+
+def history(session: Session, document_id: str) -> list[Revision]:
+    query = select(RevisionRow).where(RevisionRow.document_id == document_id).order_by(col(RevisionRow.since))
+    return [_as_revision(row) for row in session.exec(query)]
+
+
+def counts_at(session: Session, move: int) -> tuple[int, int]:
+    """(documents, chunks) of a state."""
+    query = select(func.count(), func.coalesce(func.sum(RevisionRow.chunks), 0)).where(
+        RevisionRow.since <= move, or_(col(RevisionRow.until).is_(None), col(RevisionRow.until) > move)
+    )
+    documents, chunks = session.execute(query).one()
+    return int(documents), int(chunks)
+
+
+def listing(session: Session) -> list[Document]:
+    """Every document that is live, failed or held, by path."""
+    held = set(session.exec(select(HoldRow.document_id)))
+    query = select(DocumentRow, RevisionRow).join(
+        RevisionRow,
+        (col(RevisionRow.document_id) == col(DocumentRow.document_id)) & col(RevisionRow.until).is_(None),
+        isouter=True,
+    )
+    listed = []
+    for row, live in session.exec(query.order_by(col(DocumentRow.path))):
+        if row.error is None and live is None and row.document_id not in held:
+            continue
+        state = "failed" if row.error else "held" if row.document_id in held else "live"
+        listed.append(_as_document(row, live, state))
+    return listed
+
+
+def find(session: Session, name: str) -> list[Document]:
+    """The documents that `name` names: an id, a path, or the last part of a path. Gone ones are found too, last."""
+    query = select(DocumentRow, RevisionRow).join(
+        RevisionRow,
+        (col(RevisionRow.document_id) == col(DocumentRow.document_id)) & col(RevisionRow.until).is_(None),
+        isouter=True,
+    )
+    named = or_(
+        DocumentRow.document_id == name,
+        DocumentRow.path == name,
+        col(DocumentRow.path).endswith("/" + name.lstrip("/"), autoescape=True),
+    )
+    held = set(session.exec(select(HoldRow.document_id)))
+    found = []
+    for row, live in session.exec(query.where(named)):
+        state = (
+            "failed" if row.error else "held" if row.document_id in held else "live" if live is not None else "gone"
+        )
+        found.append(_as_document(row, live, state))
+    exact = [one for one in found if name in (one.document_id, one.path)]
+    return sorted(exact or found, key=lambda one: (one.state == "gone", one.path))
+
+
+def _see(session: Session, one: Upsert | Rehome | Seen) -> None:
+    """The document's file is there and was read without error."""
+    row = _row(session, one.document_id, one.place)
+    row.size, row.mtime_ns, row.inode = one.stat.size, one.stat.mtime_ns, one.stat.inode
+    row.content = one.content
+    row.error, row.tries, row.first_failed_at, row.last_failed_at, row.next_try_at = None, 0, None, None, None
+
+
+def _fail(session: Session, failed: Failed, now: datetime) -> None:
+    row = _row(session, failed.document_id, failed.place)
+    row.size, row.mtime_ns, row.inode = failed.stat.size, failed.stat.mtime_ns, failed.stat.inode
+    row.content = failed.content
+    row.error, row.tries = failed.error, row.tries + 1
+    row.first_failed_at, row.last_failed_at = row.first_failed_at or now, now
+    pause = min(FIRST_PAUSE * 2 ** min(row.tries - 1, 20), LONGEST_PAUSE)
+    row.next_try_at = now + pause * random.uniform(1.0, 1.1)  # so that a thousand do not come back together
+
+
+def _row(session: Session, document_id: str, place: Place) -> DocumentRow:
+    row = session.get(DocumentRow, document_id)
+    if row is None:
+        row = DocumentRow(
+            document_id=document_id, source=place.source, relative=place.relative, path=place.path,
+            size=0, mtime_ns=0, inode=0,
+        )  # fmt: skip
+        session.add(row)
+    row.source, row.relative, row.path = place.source, place.relative, place.path
+    return row
+
+
+def _revision(one: Upsert | Rehome, generation: str, move: int, now: datetime, chunks: int) -> RevisionRow:
+    return RevisionRow(
+        document_id=one.document_id,
+        source=one.place.source,
+        path=one.place.path,
+        content=one.content,
+        generation=generation,
+        since=move,
+        modified_at=datetime.fromtimestamp(one.stat.mtime_ns / 1e9, UTC),
+        ingested_at=now,
+        chunks=chunks,
+        domain=one.labels.domain,
+        tags=list(one.labels.tags),
+        boost=one.labels.boost,
+    )
+
+
+def _chunk_counts(session: Session, origins: Sequence[str], move: int) -> dict[str, int]:
+    """The origins' chunks just before `move`; one that moves has ended its revision in this very session."""
+    counts: dict[str, int] = {}
+    for some in portions(origins):
+        query = select(RevisionRow.document_id, RevisionRow.chunks).where(
+            col(RevisionRow.document_id).in_(some),
+            or_(col(RevisionRow.until).is_(None), RevisionRow.until == move),
+            RevisionRow.since < move,
+        )
+        counts.update({document_id: chunks for document_id, chunks in session.execute(query)})
+    return counts
+
+
+def portions(values: Iterable[Value], size: int = 500) -> Iterable[list[Value]]:
+    """SQLite binds a limited number of variables to one statement."""
+    rest = list(values)
+    return (rest[start : start + size] for start in range(0, len(rest), size))
+
+
+def _as_revision(row: RevisionRow) -> Revision:
+    return Revision(
+        document_id=row.document_id,
+        source=row.source,
+        path=row.path,
+        content=row.content,
+        generation=row.generation,
+        since=row.since,
+        until=row.until,
+        modified_at=row.modified_at,
+        ingested_at=row.ingested_at,
+        chunks=row.chunks,
+        labels=Labels(row.domain, tuple(row.tags), row.boost),
+    )
+
+
+def _as_document(row: DocumentRow, live: RevisionRow | None, state: str) -> Document:
+    return Document(
+        document_id=row.document_id,
+        source=row.source,
+        path=row.path,
+        state=state,
+        chunks=live.chunks if live else 0,
+        modified_at=live.modified_at if live else datetime.fromtimestamp(row.mtime_ns / 1e9, UTC),
+        ingested_at=live.ingested_at if live else None,
+        error=row.error,
+        tries=row.tries,
+        first_failed_at=row.first_failed_at,
+        last_failed_at=row.last_failed_at,
+        next_try_at=row.next_try_at,
+    )

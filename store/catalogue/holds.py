@@ -1,0 +1,31 @@
+"""Holds: what a rollback took out and keeps out, or put back and keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import delete
+from sqlmodel import Session, col, select
+
+from store.catalogue.tables import DocumentRow, HoldRow
+from store.types import Hold
+
+
+def listing(session: Session) -> list[Hold]:
+    query = select(HoldRow, DocumentRow.path).join(
+        DocumentRow, col(DocumentRow.document_id) == col(HoldRow.document_id)
+    )
+    rows = session.exec(query.order_by(col(DocumentRow.path)))
+    return [Hold(row.document_id, path, row.content, row.reason, row.at) for row, path in rows]
+
+
+def add(session: Session, document_id: str, content: str | None, reason: str, at: datetime) -> None:
+    """Hold one document at one content, in place of what was held of it before."""
+    drop(session, [document_id])
+    session.add(HoldRow(document_id=document_id, content=content, reason=reason, at=at))
+
+
+def drop(session: Session, document_ids: Sequence[str]) -> None:
+    for document_id in document_ids:
+        session.execute(delete(HoldRow).where(col(HoldRow.document_id) == document_id))

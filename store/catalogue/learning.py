@@ -1,0 +1,183 @@
+"""Retrievals, refresh runs, their examples, and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func
+from sqlmodel import Session, col, or_, select
+
+from store.catalogue.tables import AdapterRow, ExampleRow, RetrievalRow, RunRow
+from store.types import Example, Passage, Retrieval, Run
+
+
+def add_retrieval(session: Session, retrieval: Retrieval) -> None:
+    session.add(
+        RetrievalRow(
+            retrieval_id=retrieval.retrieval_id,
+            at=retrieval.at,
+            query=retrieval.query,
+            mode=retrieval.mode,
+            move=retrieval.move,
+            hits=[dict(hit) for hit in retrieval.hits],
+            answer=retrieval.answer,
+            extra=dict(retrieval.extra),
+        )
+    )
+
+
+def retrieval(session: Session, retrieval_id: str) -> Retrieval | None:
+    row = session.get(RetrievalRow, retrieval_id)
+    return None if row is None else _as_retrieval(row)
+
+
+def set_feedback(session: Session, retrieval_id: str, feedback: str, correction: str | None) -> None:
+    row = session.get(RetrievalRow, retrieval_id)
+    assert row is not None
+    row.feedback, row.correction = feedback, correction
+
+
+def retrievals(session: Session, *, judged: bool, limit: int) -> list[Retrieval]:
+    """The newest retrievals, newest first; with `judged` only those whose answer was accepted or corrected."""
+    query = select(RetrievalRow)
+    if judged:
+        query = query.where(or_(RetrievalRow.feedback == "good", col(RetrievalRow.correction).is_not(None)))
+    rows = session.exec(query.order_by(col(RetrievalRow.at).desc()).limit(limit))
+    return [_as_retrieval(row) for row in rows]
+
+
+def retrievals_since(session: Session, when: datetime | None) -> int:
+    query = select(func.count()).select_from(RetrievalRow)
+    if when is not None:
+        query = query.where(RetrievalRow.at > when)
+    return int(session.exec(query).one())
+
+
+def begin_run(session: Session, *, at: datetime, trigger: str, move: int, incumbent: int | None) -> int:
+    row = RunRow(started_at=at, trigger=trigger, move=move, incumbent=incumbent)
+    session.add(row)
+    session.flush()
+    assert row.run is not None
+    return row.run
+
+
+def end_run(
+    session: Session,
+    run: int,
+    *,
+    at: datetime,
+    decision: str,
+    reason: str,
+    adapter: int | None = None,
+    examples: int = 0,
+    metrics: Mapping[str, Any] | None = None,
+) -> None:
+    row = session.get(RunRow, run)
+    assert row is not None
+    row.finished_at, row.decision, row.reason = at, decision, reason
+    row.adapter, row.examples, row.metrics = adapter, examples, dict(metrics or {})
+
+
+def runs(session: Session) -> list[Run]:
+    """Newest first."""
+    return [_as_run(row) for row in session.exec(select(RunRow).order_by(col(RunRow.run).desc()))]
+
+
+def run(session: Session, number: int) -> Run | None:
+    row = session.get(RunRow, number)
+    return None if row is None else _as_run(row)
+
+
+def add_examples(session: Session, run: int, examples: Sequence[Example]) -> None:
+    for one in examples:
+        session.add(
+            ExampleRow(
+                run=run, example_id=one.example_id, split=one.split, document_id=one.document_id, body=_body(one)
+            )
+        )
+
+
+def examples(session: Session, run: int | None = None) -> list[Example]:
+    """The examples of one run, or of all runs, oldest run first."""
+    query = select(ExampleRow).order_by(col(ExampleRow.run), col(ExampleRow.example_id))
+    if run is not None:
+        query = query.where(ExampleRow.run == run)
+    return [_as_example(row.body) for row in session.exec(query)]
+
+
+def add_adapter(session: Session, *, run: int, at: datetime, base: str, sha256: str) -> int:
+    row = AdapterRow(run=run, created_at=at, base=base, sha256=sha256, state="candidate")
+    session.add(row)
+    session.flush()
+    assert row.adapter is not None
+    return row.adapter
+
+
+def set_adapter_state(session: Session, adapter: int, state: str) -> None:
+    row = session.get(AdapterRow, adapter)
+    assert row is not None
+    row.state = state
+
+
+def adapter_hash(session: Session, adapter: int) -> str | None:
+    row = session.get(AdapterRow, adapter)
+    return None if row is None else row.sha256
+
+
+def _body(example: Example) -> dict[str, Any]:
+    return {
+        "example_id": example.example_id,
+        "kind": example.kind,
+        "question": example.question,
+        "passages": [[p.chunk_id, p.document_id, p.text, p.location] for p in example.passages],
+        "target": example.target,
+        "answers": list(example.answers),
+        "gold": example.gold,
+        "document_id": example.document_id,
+        "episode": example.episode,
+        "split": example.split,
+    }
+
+
+def _as_example(body: Mapping[str, Any]) -> Example:
+    return Example(
+        **{
+            **body,
+            "passages": tuple(Passage(*passage) for passage in body["passages"]),
+            "answers": tuple(body["answers"]),
+        }
+    )
+
+
+def _as_retrieval(row: RetrievalRow) -> Retrieval:
+    return Retrieval(
+        retrieval_id=row.retrieval_id,
+        at=row.at,
+        query=row.query,
+        mode=row.mode,
+        move=row.move,
+        hits=tuple(row.hits),
+        answer=row.answer,
+        feedback=row.feedback,
+        correction=row.correction,
+        extra=row.extra,
+    )
+
+
+def _as_run(row: RunRow) -> Run:
+    assert row.run is not None
+    return Run(
+        run=row.run,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        trigger=row.trigger,
+        move=row.move,
+        decision=row.decision,
+        reason=row.reason,
+        adapter=row.adapter,
+        incumbent=row.incumbent,
+        examples=row.examples,
+        metrics=row.metrics,
+    )

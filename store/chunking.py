@@ -1,0 +1,289 @@
+"""Text -> chunks. Pure: the same sections and the same tokeniser always give the same chunks.
+
+Boundaries are content-defined. A section that does not fit into one chunk is cut in two at one of its gaps, and each
+part again, until all parts fit. A long part is cut where the hash of the text after the gap is smallest; a part of at
+most two chunks is cut near its middle, at a paragraph if there is one, else a sentence, a line, a word. A cut therefore
+depends on the text near it and on the cuts around it, never on a count from the top: an edit moves the cuts next to
+itself and no others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.types import Chunk, Section
+
+CHUNKER_VERSION = 1  # part of a generation's fingerprint: raise it when the same text gives other chunks than before
+
+Spans = Callable[[Sequence[str]], list[list[tuple[int, int]]]]
+Positions = NDArray[np.int64]
+
+# The kinds of gap, strongest first: the pattern whose end is the gap, and its price. The price is how much farther from
+# the middle, as a share of a chunk, a stronger gap may lie and still be preferred.
+_GAPS = (
+    (re.compile(r"\n(?:[ \t\r]*\n)+"), 0.0),  # a paragraph ends
+    # a sentence ends, or a line that is not one of wrapped prose: code, list items, rows of a table
+    (re.compile(r"[.!?][\"')\]]*\s+(?=\S)|[。！？]+|(?<=[^\w\s,])\n|\n(?=[ \t]*(?:[-*+|]|\d+[.)])[ \t])"), 0.25),
+    (re.compile(r"\n"), 0.35),
+    (re.compile(r"\s+"), 0.45),
+)
+_TOKEN_PRICE = 0.6  # between any two tokens, where nothing else is left
+_SENTENCE, _WORD = 1, 3  # where an overlap may begin: the weakest kinds, inclusive
+_HASHED = 32  # characters after a gap that its hash sees
+_STRETCH = 32  # characters that count as a token even where the tokeniser sees one token or none
+_BLOCK, _BATCH = 1 << 15, 1 << 18  # characters per text and per call of `spans`; bounds the memory that spans take
+
+
+def chunk(sections: Sequence[Section], spans: Spans, tokens: int, overlap: int) -> tuple[Chunk, ...]:
+    """Cut sections into chunks whose `text` has at most `tokens` tokens each.
+
+    `spans` gives for each text where its tokens lie. A chunk's text is its section's last heading, a blank line, up to
+    `overlap` tokens (and no more than half a chunk) of what stands before it in the section, and its own part.
+    Sections are never joined, except neighbours too small to be found on their own. Nothing is lost: every character
+    that is not a space is in some chunk.
+    """
+    overlap = min(overlap, tokens // 2)
+    sections = [section for section in _joined(sections, tokens) if section.text.strip()]
+    prefixes = _prefixes(sections, spans, tokens // 4)
+    pieces: list[_Piece] = []
+    for section, ticks in zip(sections, _ticks([section.text for section in sections], spans), strict=True):
+        prefix, taken = prefixes[section.headings[-1]] if section.headings else ("", 0)
+        pieces += _pieces(section, ticks, prefix, tokens - taken, overlap)
+    fitting = (piece for piece in _fitting(pieces, spans, tokens) if piece.own.strip())
+    return tuple(
+        Chunk(piece.rendered, position, piece.section.headings, piece.section.page)
+        for position, piece in enumerate(fitting)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part [start, end) of a section that becomes a chunk; its overlap makes it show from `shown` on."""
+
+    section: Section
+    prefix: str
+    shown: int
+    start: int
+    end: int
+    sure: bool  # cannot have more tokens than a chunk may
+
+    @property
+    def own(self) -> str:
+        return self.section.text[self.start : self.end]
+
+    @property
+    def rendered(self) -> str:
+        # the first line keeps its indentation: it may be code
+        return self.prefix + self.section.text[self.shown : self.end].rstrip().lstrip("\r\n")
+
+
+def _joined(sections: Iterable[Section], tokens: int) -> Iterator[Section]:
+    """Neighbours of a few words each, under one parent heading and on one page, become one section."""
+
+    def kin(section: Section) -> object:
+        tiny = section.headings and len(section.text) <= tokens // 2
+        return (section.page, section.headings[:-1]) if tiny else object()
+
+    for _, group in groupby(sections, kin):
+        members = list(group)
+        if len(members) == 1:
+            yield members[0]
+        else:
+            text = "\n\n".join(f"{member.headings[-1]}\n{member.text.strip()}" for member in members)
+            yield Section(text, members[0].headings[:-1], members[0].page)
+
+
+def _prefixes(sections: Iterable[Section], spans: Spans, limit: int) -> dict[str, tuple[str, int]]:
+    """For each last heading: what its chunks begin with, at most `limit` tokens, and how many tokens that is."""
+    titles = list(dict.fromkeys(section.headings[-1] for section in sections if section.headings))
+    prefixes = {}
+    for title, ticks in zip(titles, _ticks(titles, spans), strict=True):
+        shown = title[: ticks[limit]] if len(ticks) > limit else title
+        prefixes[title] = (f"{shown.strip()}\n\n", min(len(ticks), limit)) if shown.strip() else ("", 0)
+    return prefixes
+
+
+def _ticks(texts: Sequence[str], spans: Spans) -> list[Positions]:
+    """For each text where its tokens start, with further ticks in long stretches that hold one token or none."""
+    starts: list[list[Positions]] = [[np.empty(0, np.int64)] for _ in texts]
+    for batch in _batches(texts):
+        for (index, offset, _), found in zip(batch, spans([block for _, _, block in batch]), strict=True):
+            starts[index].append(np.fromiter((start for start, _ in found), np.int64, len(found)) + offset)
+    return [_filled(np.concatenate(parts), len(text)) for parts, text in zip(starts, texts, strict=True)]
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[tuple[int, int, str]]]:
+    """The texts as blocks (text's index, offset, block) that end between words, in batches of bounded size."""
+    batch: list[tuple[int, int, str]] = []
+    size = 0
+    for index, text in enumerate(texts):
+        offset = 0
+        while offset < len(text):
+            end = offset + _BLOCK
+            if end < len(text):
+                end = max(text.rfind("\n", offset + 1, end), text.rfind(" ", offset + 1, end)) + 1 or end
+            batch.append((index, offset, text[offset:end]))
+            size += end - offset
+            offset = end
+            if size >= _BATCH:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _filled(starts: Positions, length: int) -> Positions:
+    bounds = np.concatenate([[0], starts, [length]])
+    stretches = np.diff(bounds)
+    (long,) = np.nonzero(stretches > _STRETCH)
+    if not len(long):
+        return starts
+    extra = [np.arange(bounds[i] + _STRETCH, bounds[i + 1], _STRETCH) for i in long]
+    return np.sort(np.concatenate([starts, *extra]))
+
+
+class _Gaps:
+    """The gaps of one text, by kind: where they are, and how many ticks lie before them."""
+
+    def __init__(self, text: str, ticks: Positions) -> None:
+        self.text = text
+        self.ticks = ticks
+        self._found: dict[int, tuple[Positions, Positions]] = {}
+        self._hashes: dict[int, NDArray[np.uint32]] = {}
+
+    def between(self, kind: int, start: int, end: int) -> tuple[Positions, Positions, int]:
+        """The gaps of a kind strictly inside (start, end), their ticks, and the index of the first of them."""
+        if kind not in self._found:
+            if kind < len(_GAPS):
+                at = np.fromiter((match.end() for match in _GAPS[kind][0].finditer(self.text)), np.int64)
+            else:
+                at = np.unique(self.ticks)
+            self._found[kind] = at, np.searchsorted(self.ticks, at)
+        at, before = self._found[kind]
+        first, last = np.searchsorted(at, [start + 1, end])
+        return at[first:last], before[first:last], int(first)
+
+    def hashes(self, kind: int) -> NDArray[np.uint32]:
+        if kind not in self._hashes:
+            text = self.text
+            at = self._found[kind][0].tolist()
+            self._hashes[kind] = np.fromiter(
+                (crc32(text[p : p + _HASHED].encode("utf-8", "surrogatepass")) for p in at), np.uint32, len(at)
+            )
+        return self._hashes[kind]
+
+
+_PRICES = (*(price for _, price in _GAPS), _TOKEN_PRICE)
+
+
+def _pieces(section: Section, ticks: Positions, prefix: str, room: int, overlap: int) -> Iterator[_Piece]:
+    text = section.text
+    if len(ticks) <= room:
+        yield _Piece(section, prefix, 0, 0, len(text), len(ticks) <= room - room // 16)
+        return
+    gaps = _Gaps(text, ticks)
+    previous = 0
+    for start, end in _parts(gaps, room - overlap):
+        shown = _overlap_start(gaps, previous, start, overlap)
+        count = int(np.searchsorted(ticks, end) - np.searchsorted(ticks, shown))
+        whole_words = all(at in (0, len(text)) or text[at - 1].isspace() for at in (shown, end))
+        yield _Piece(section, prefix, shown, start, end, whole_words and count <= room - room // 16)
+        previous = start
+
+
+def _parts(gaps: _Gaps, room: int) -> Iterator[tuple[int, int]]:
+    """Parts of at most `room` ticks each that make up the whole text, in order."""
+    waiting = [(0, len(gaps.text))]
+    while waiting:
+        start, end = waiting.pop()
+        low, high = (int(tick) for tick in np.searchsorted(gaps.ticks, [start, end]))
+        cut = None
+        if high - low > 2 * room:
+            cut = _smallest_hash(gaps, start, end, low + room // 2, high - room // 2)
+        if cut is None and high - low > room:
+            cut = _near_middle(gaps, start, end, low, high, room)
+        if cut is None:
+            yield start, end
+        else:
+            waiting += [(cut, end), (start, cut)]
+
+
+def _smallest_hash(gaps: _Gaps, start: int, end: int, low: int, high: int) -> int | None:
+    """The cut of a long part: among its strongest gaps, and not near its ends, where small parts would be left."""
+    for kind in range(len(_PRICES)):
+        at, before, first = gaps.between(kind, start, end)
+        left, right = np.searchsorted(before, low), np.searchsorted(before, high, side="right")
+        if left < right:
+            hashes = gaps.hashes(kind)[first + left : first + right]
+            (ties,) = np.nonzero(hashes == hashes.min())
+            # of equal texts (a log, a table) the middle one: halving keeps the work small
+            return int(at[left + ties[len(ties) // 2]])
+    return None
+
+
+def _near_middle(gaps: _Gaps, start: int, end: int, low: int, high: int, room: int) -> int | None:
+    """The cut of a part that becomes about two chunks: no hash that an edit could change, and two like sizes."""
+    middle = (low + high) / 2
+    best, cut = float("inf"), None
+    for kind, price in enumerate(_PRICES):
+        if best <= price * room:
+            break
+        at, before, _ = gaps.between(kind, start, end)
+        inside = (before > low) & (before < high)
+        at, before = at[inside], before[inside]
+        if len(at):
+            nearest = int(np.argmin(np.abs(before - middle)))
+            cost = abs(float(before[nearest]) - middle) + price * room
+            if cost < best:
+                best, cut = cost, int(at[nearest])
+    return cut
+
+
+def _overlap_start(gaps: _Gaps, previous: int, start: int, overlap: int) -> int:
+    """Where a chunk's overlap begins: a sentence's start if that leaves half of it or more, else a word's.
+
+    It never reaches beyond the chunk before, so that a changed word is in two chunks at the most.
+    """
+    end = int(np.searchsorted(gaps.ticks, start))
+    first = max(int(np.searchsorted(gaps.ticks, previous)), end - overlap)
+    if first >= end:
+        return start
+    reach = int(gaps.ticks[first])
+    for kind in range(_SENTENCE, _WORD + 1):
+        at, before, _ = gaps.between(kind, reach - 1, start)
+        if len(at) and (kind == _WORD or end - before[0] >= overlap / 2):
+            return int(at[0])
+    return start
+
+
+def _fitting(pieces: Sequence[_Piece], spans: Spans, tokens: int) -> list[_Piece]:
+    """The pieces, counted again where a tokeniser may see more tokens in a piece than in the whole, and halved then."""
+    unsure = [index for index, piece in enumerate(pieces) if not piece.sure]
+    if not unsure:
+        return list(pieces)
+    counts = dict(zip(unsure, map(len, _exact(pieces, unsure, spans)), strict=True))
+    fitting: list[_Piece] = []
+    for index, piece in enumerate(pieces):
+        if counts.get(index, 0) <= tokens:
+            fitting.append(piece)
+        elif piece.shown < piece.start:
+            fitting += _fitting([replace(piece, shown=piece.start)], spans, tokens)
+        elif piece.end - piece.start > 1:
+            middle = (piece.start + piece.end) // 2
+            halves = [replace(piece, end=middle), replace(piece, shown=middle, start=middle)]
+            fitting += _fitting(halves, spans, tokens)
+        else:
+            fitting.append(piece)
+    return fitting
+
+
+def _exact(pieces: Sequence[_Piece], unsure: Sequence[int], spans: Spans) -> Iterator[list[tuple[int, int]]]:
+    for first in range(0, len(unsure), 256):
+        yield from spans([pieces[index].rendered for index in unsure[first : first + 256]])

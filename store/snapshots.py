@@ -1,0 +1,195 @@
+"""Naming states, finding them again, and returning to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from store.catalogue import documents, heads, history
+from store.catalogue.database import Database
+from store.durable import sync_filesystem
+from store.errors import NotFound, UsageError
+from store.types import Head, Snapshot, State
+from store.vectors import Generations
+from store.when import parse_time
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # what a Lance tag may be called, and no path
+HALVES = ("index", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a rollback would do: the documents that go out, come back or change, and the adapter that would serve."""
+
+    out: tuple[str, ...]  # paths
+    back: tuple[str, ...]
+    changed: tuple[str, ...]
+    adapter: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What a rollback did. `safety` names the snapshot of the state before: rolling back to it undoes this."""
+
+    to: str
+    safety: str
+    head: Head
+    held: int
+
+
+def create(
+    database: Database, vectors: Generations, *, name: str | None, reason: str, config: str, now: datetime
+) -> Snapshot:
+    """Name the head. Raises UsageError for a name that is taken or cannot be one."""
+    with database.read() as session:
+        head = heads.head(session)
+        taken = {snapshot.name for snapshot in history.snapshots(session)}
+        assert head is not None
+        counts = documents.counts_at(session, head.move)
+    name = name or _free_name(f"at-{now:%Y%m%dT%H%M%SZ}", taken)
+    if not NAME.fullmatch(name):
+        raise UsageError(f"snapshot name {name!r}: use letters, digits, '.', '-' and '_', at most 100")
+    if parse_time(name, now) is not None or name.isdigit():
+        raise UsageError(f"snapshot name {name!r} reads as a version or a time; choose a word")
+    if name in taken:
+        raise UsageError(f"snapshot {name!r} is there already; choose another name or delete it first")
+    snapshot = Snapshot(name, head, now, *counts, config, reason)
+    vectors.tag(head.generation, name, head.version)
+    with database.write() as session:
+        history.add_snapshot(session, snapshot)
+    return snapshot
+
+
+def delete(database: Database, vectors: Generations, name: str) -> None:
+    """Forget the name; the versions it protected may be pruned. Raises NotFound."""
+    with database.write() as session:
+        snapshot = _named(session, name)
+        history.delete_snapshot(session, name)
+    vectors.untag(snapshot.head.generation, name)
+
+
+def resolve(database: Database, when: str | None, now: datetime) -> State:
+    """The state that `when` means: None the head, else a snapshot's name, a version, or a time.
+
+    A time means the state that served then. Raises NotFound when there is none.
+    """
+    with database.read() as session:
+        head = heads.head(session)
+        assert head is not None
+        if when is None:
+            return State(head)
+        if snapshot := history.snapshot(session, when):
+            return State(snapshot.head, snapshot.name)
+        if when.isdigit():
+            found = heads.at_version(session, head.generation, int(when))
+            if found is None:
+                raise NotFound(f"version {when} never served; `memex snapshot list` shows what can be asked for")
+            return State(found)
+        moment = parse_time(when, now)
+        if moment is None:
+            raise NotFound(f"no snapshot {when!r}, and it is neither a version nor a time such as '2 hours ago'")
+        found = heads.at_time(session, moment)
+        if found is None:
+            raise NotFound(f"memory begins after {moment:%Y-%m-%d %H:%M:%S} UTC; nothing served then")
+        return State(found)
+
+
+def plan(database: Database, name: str, only: str | None) -> Plan:
+    """What `roll_back` would do, doing nothing."""
+    _check_half(only)
+    with database.read() as session:
+        snapshot, head = _named(session, name), heads.head(session)
+        assert head is not None
+        changed = [] if only == "model" else history.changes(session, head.move, snapshot.head.move)
+    return Plan(
+        out=tuple(c.now.path for c in changed if c.now and not c.then),
+        back=tuple(c.then.path for c in changed if c.then and not c.now),
+        changed=tuple(c.then.path for c in changed if c.then and c.now),
+        adapter=head.adapter if only == "index" else snapshot.head.adapter,
+    )
+
+
+def roll_back(
+    database: Database,
+    vectors: Generations,
+    name: str,
+    *,
+    only: str | None,
+    config: str,
+    now: datetime,
+    check: Callable[[Head], None],
+) -> RolledBack:
+    """Return the head to a snapshot: whole, or one half of it.
+
+    `check` is given the head to return to and raises when something that it names is missing. A kill at any point
+    after the intent is written is completed by the next start (`complete`).
+    """
+    _check_half(only)
+    with database.read() as session:
+        target = _named(session, name)
+        taken = {snapshot.name for snapshot in history.snapshots(session)}
+    check(target.head)
+    safety = create(
+        database,
+        vectors,
+        name=_free_name(f"before-rollback-{now:%Y%m%dT%H%M%SZ}", taken),
+        reason=f"before the rollback to {name}",
+        config=config,
+        now=now,
+    )
+    intent = history.Intent(name, only, safety.name)
+    with database.write() as session:
+        history.write_intent(session, intent)
+    return complete(database, vectors, intent, now)
+
+
+def complete(database: Database, vectors: Generations, intent: history.Intent, now: datetime) -> RolledBack:
+    """Carry out a rollback whose intent is written. Doing it twice is doing it once."""
+    with database.read() as session:
+        target, before = _named(session, intent.snapshot).head, heads.head(session)
+        assert before is not None
+    index, model = (target if intent.only != "model" else before), (target if intent.only != "index" else before)
+    version = index.version
+    if intent.only != "model":
+        version = vectors.restore(index.generation, index.version)
+        sync_filesystem(vectors.folder)
+    with database.write() as session:
+        head = heads.move_head(
+            session,
+            at=now,
+            generation=index.generation,
+            version=version,
+            adapter=model.adapter,
+            reason=f"rollback to {intent.snapshot}" + (f" ({intent.only} only)" if intent.only else ""),
+        )
+        changed = [] if intent.only == "model" else history.changes(session, before.move, target.move)
+        held = history.reconcile(session, changed, head=head, reason=f"taken out by the rollback to {intent.snapshot}")
+        history.clear_intent(session)
+    return RolledBack(intent.snapshot, intent.safety, head, held)
+
+
+def sweep_tags(database: Database, vectors: Generations, generation: str) -> None:
+    """Remove tags that a kill left without a snapshot, so that they protect nothing for ever."""
+    with database.read() as session:
+        named = {snapshot.name for snapshot in history.snapshots(session)}
+    for tag in vectors.tags(generation).keys() - named:
+        vectors.untag(generation, tag)
+
+
+def _named(session: history.Session, name: str) -> Snapshot:
+    found = history.snapshot(session, name)
+    if found is None:
+        raise NotFound(f"no snapshot {name!r}; `memex snapshot list` shows those there are")
+    return found
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+def _check_half(only: str | None) -> None:
+    if only not in (None, *HALVES):
+        raise UsageError(f"--only {only!r}: it is 'index' or 'model'")

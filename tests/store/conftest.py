@@ -1,0 +1,90 @@
+"""A memory with a fake embedder, and documents for it without files."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from store.embedding import HashingEmbedder
+from store.memory import Memory
+from store.types import Batch, Chunk, Labels, Place, Stat, Upsert
+
+GENERATION = {"parser": 1, "chunker": 1}
+
+
+class Clock:
+    """A clock that moves a second each time it is asked."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(seconds=1)
+        return self.now
+
+
+@pytest.fixture()
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture()
+def open_memory(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Memory]]:
+    opened: list[Memory] = []
+
+    def opener(write: bool = True, **changed: object) -> Memory:
+        memory = Memory(
+            tmp_path / "state", HashingEmbedder(), write=write, generation={**GENERATION, **changed}, clock=clock
+        )
+        opened.append(memory)
+        return memory
+
+    yield opener
+    for memory in opened:
+        memory.close()
+
+
+@pytest.fixture()
+def memory(open_memory: Callable[..., Memory]) -> Memory:
+    return open_memory()
+
+
+_times = itertools.count(1)
+
+
+def place(name: str) -> Place:
+    return Place("docs", name.encode(), f"/docs/{name}")
+
+
+def upsert(memory: Memory, name: str, *texts: str, content: str | None = None) -> Upsert:
+    """A document named `name` whose chunks are `texts`; its id is its name."""
+    vectors, _ = memory.embed(list(texts))
+    return Upsert(
+        document_id=name,
+        place=place(name),
+        stat=Stat(sum(map(len, texts)), next(_times), 1),
+        content=content or "hash of " + "|".join(texts),
+        labels=Labels("domain", ("tag",)),
+        chunks=tuple(Chunk(text, position) for position, text in enumerate(texts)),
+        vectors=vectors,
+        embedded_at=memory.clock(),
+    )
+
+
+def remember(memory: Memory, **documents: str) -> None:
+    """Commit documents of one chunk each, in one batch."""
+    memory.commit(Batch(upserts=tuple(upsert(memory, name, text) for name, text in documents.items())))
+
+
+def texts(memory: Memory, when: str | None = None) -> dict[str, list[str]]:
+    """document id -> its chunks' texts, of everything in a state, as Lance has it."""
+    head = memory.state(when).head
+    contents = memory.vectors.table_of_contents(head.generation, head.version)
+    found: dict[str, list[str]] = {}
+    for hit in memory.chunks(list(contents), head):
+        found.setdefault(hit.document_id, []).append(hit.text)
+    return found
