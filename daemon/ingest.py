@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from daemon.parse import ChangedWhileRead, ParserProcess, read_file
+from daemon.parse import ParserProcess
+from daemon.reading import ChangedWhileRead, read_file
 from daemon.scan import Differences, chooser, labels, place, scan
 from daemon.settings import Settings, Source
 from store.chunking import chunk

@@ -40,7 +40,7 @@ class Runtime:
             embedding.model,
             device=embedding.device,
             batch_tokens=embedding.batch_tokens,
-            threads=limits.threads or None,
+            threads=limits.threads,
             cpu_share=limits.cpu_share,
         )
         self.memory = Memory(

@@ -27,15 +27,16 @@ Positions = NDArray[np.int64]
 
 # The kinds of gap, strongest first: the pattern whose end is the gap, and its price. The price is how much farther from
 # the middle, as a share of a chunk, a stronger gap may lie and still be preferred.
+_SPACE = re.compile(r"\s+")
 _GAPS = (
     (re.compile(r"\n(?:[ \t\r]*\n)+"), 0.0),  # a paragraph ends
     # a sentence ends, or a line that is not one of wrapped prose: code, list items, rows of a table
     (re.compile(r"[.!?][\"')\]]*\s+(?=\S)|[。！？]+|(?<=[^\w\s,])\n|\n(?=[ \t]*(?:[-*+|]|\d+[.)])[ \t])"), 0.25),
     (re.compile(r"\n"), 0.35),
-    (re.compile(r"\s+"), 0.45),
+    (_SPACE, 0.45),
 )
 _TOKEN_PRICE = 0.6  # between any two tokens, where nothing else is left
-_SENTENCE, _WORD = 1, 3  # where an overlap may begin: the weakest kinds, inclusive
+_SENTENCE, _LINE = 1, 2  # indices of the above
 _HASHED = 32  # characters after a gap that its hash sees
 _STRETCH = 32  # characters that count as a token even where the tokeniser sees one token or none
 _BLOCK, _BATCH = 1 << 15, 1 << 18  # characters per text and per call of `spans`; bounds the memory that spans take
@@ -115,7 +116,7 @@ def _ticks(texts: Sequence[str], spans: Spans) -> list[Positions]:
     starts: list[list[Positions]] = [[np.empty(0, np.int64)] for _ in texts]
     for batch in _batches(texts):
         for (index, offset, _), found in zip(batch, spans([block for _, _, block in batch]), strict=True):
-            starts[index].append(np.fromiter((start for start, _ in found), np.int64, len(found)) + offset)
+            starts[index].append(np.array([start for start, _ in found], np.int64) + offset)
     return [_filled(np.concatenate(parts), len(text)) for parts, text in zip(starts, texts, strict=True)]
 
 
@@ -160,24 +161,25 @@ class _Gaps:
 
     def between(self, kind: int, start: int, end: int) -> tuple[Positions, Positions, int]:
         """The gaps of a kind strictly inside (start, end), their ticks, and the index of the first of them."""
-        if kind not in self._found:
-            if kind < len(_GAPS):
-                at = np.fromiter((match.end() for match in _GAPS[kind][0].finditer(self.text)), np.int64)
-            else:
-                at = np.unique(self.ticks)
-            self._found[kind] = at, np.searchsorted(self.ticks, at)
-        at, before = self._found[kind]
-        first, last = np.searchsorted(at, [start + 1, end])
+        at, before = self._all(kind)
+        first, last = at.searchsorted([start + 1, end])
         return at[first:last], before[first:last], int(first)
 
     def hashes(self, kind: int) -> NDArray[np.uint32]:
+        """For each gap of a kind, wherever it is, the hash of the text after it."""
         if kind not in self._hashes:
-            text = self.text
-            at = self._found[kind][0].tolist()
-            self._hashes[kind] = np.fromiter(
-                (crc32(text[p : p + _HASHED].encode("utf-8", "surrogatepass")) for p in at), np.uint32, len(at)
-            )
+            after = (self.text[at : at + _HASHED] for at in self._all(kind)[0].tolist())
+            self._hashes[kind] = np.array([crc32(text.encode("utf-8", "replace")) for text in after], np.uint32)
         return self._hashes[kind]
+
+    def _all(self, kind: int) -> tuple[Positions, Positions]:
+        if kind not in self._found:
+            if kind < len(_GAPS):
+                at = np.array([match.end() for match in _GAPS[kind][0].finditer(self.text)], np.int64)
+            else:
+                at = np.unique(self.ticks)
+            self._found[kind] = at, self.ticks.searchsorted(at)
+        return self._found[kind]
 
 
 _PRICES = (*(price for _, price in _GAPS), _TOKEN_PRICE)
@@ -192,7 +194,7 @@ def _pieces(section: Section, ticks: Positions, prefix: str, room: int, overlap:
     previous = 0
     for start, end in _parts(gaps, room - overlap):
         shown = _overlap_start(gaps, previous, start, overlap)
-        count = int(np.searchsorted(ticks, end) - np.searchsorted(ticks, shown))
+        count = int(ticks.searchsorted(end) - ticks.searchsorted(shown))
         whole_words = all(at in (0, len(text)) or text[at - 1].isspace() for at in (shown, end))
         yield _Piece(section, prefix, shown, start, end, whole_words and count <= room - room // 16)
         previous = start
@@ -203,7 +205,7 @@ def _parts(gaps: _Gaps, room: int) -> Iterator[tuple[int, int]]:
     waiting = [(0, len(gaps.text))]
     while waiting:
         start, end = waiting.pop()
-        low, high = (int(tick) for tick in np.searchsorted(gaps.ticks, [start, end]))
+        low, high = (int(tick) for tick in gaps.ticks.searchsorted([start, end]))
         cut = None
         if high - low > 2 * room:
             cut = _smallest_hash(gaps, start, end, low + room // 2, high - room // 2)
@@ -219,7 +221,7 @@ def _smallest_hash(gaps: _Gaps, start: int, end: int, low: int, high: int) -> in
     """The cut of a long part: among its strongest gaps, and not near its ends, where small parts would be left."""
     for kind in range(len(_PRICES)):
         at, before, first = gaps.between(kind, start, end)
-        left, right = np.searchsorted(before, low), np.searchsorted(before, high, side="right")
+        left, right = before.searchsorted(low), before.searchsorted(high, side="right")
         if left < right:
             hashes = gaps.hashes(kind)[first + left : first + right]
             (ties,) = np.nonzero(hashes == hashes.min())
@@ -247,20 +249,21 @@ def _near_middle(gaps: _Gaps, start: int, end: int, low: int, high: int, room: i
 
 
 def _overlap_start(gaps: _Gaps, previous: int, start: int, overlap: int) -> int:
-    """Where a chunk's overlap begins: a sentence's start if that leaves half of it or more, else a word's.
+    """Where a chunk's overlap begins: a sentence's or line's start if that leaves half of it or more, else a word's.
 
     It never reaches beyond the chunk before, so that a changed word is in two chunks at the most.
     """
-    end = int(np.searchsorted(gaps.ticks, start))
-    first = max(int(np.searchsorted(gaps.ticks, previous)), end - overlap)
+    end = int(gaps.ticks.searchsorted(start))
+    first = max(int(gaps.ticks.searchsorted(previous)), end - overlap)
     if first >= end:
         return start
     reach = int(gaps.ticks[first])
-    for kind in range(_SENTENCE, _WORD + 1):
+    for kind in (_SENTENCE, _LINE):
         at, before, _ = gaps.between(kind, reach - 1, start)
-        if len(at) and (kind == _WORD or end - before[0] >= overlap / 2):
+        if len(at) and end - before[0] >= overlap / 2:
             return int(at[0])
-    return start
+    space = _SPACE.search(gaps.text, max(reach - 1, 0), start)
+    return space.end() if space else start
 
 
 def _fitting(pieces: Sequence[_Piece], spans: Spans, tokens: int) -> list[_Piece]:

@@ -286,6 +286,11 @@ class Memory:
             assert found is not None
             return documents.counts_at(session, found.move)
 
+    def live_at(self, head: Head) -> dict[str, Revision]:
+        """document id -> the revision that the catalogue says was live in that state."""
+        with self.database.read() as session:
+            return documents.live_at(session, head.move)
+
     def runs(self) -> list[Run]:
         """The refresh cycles, newest first."""
         with self.database.read() as session:

@@ -1,0 +1,193 @@
+"""Every setting with its type, its default and its limits. Frozen; settings that contradict each other cannot be made.
+
+`config.toml` explains each of them to the person who sets it; `daemon.config` reads them.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from store.errors import ConfigError
+
+DAILY = "0 3 * * *"
+HOURLY = "0 * * * *"
+
+
+def _schedule(expression: str) -> str:
+    # The defaults are known to be good, so that most starts do not pay for the import of the scheduler.
+    if expression in ("", DAILY, HOURLY):
+        return expression
+    from daemon.scheduler import check_cron
+
+    try:
+        check_cron(expression)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return expression
+
+
+Schedule = Annotated[str, AfterValidator(_schedule)]  # five cron fields; empty: never
+Whole = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("should be a path, not empty" if path == Path() else f"{path} is not absolute")
+    return path
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]  # `load` makes relative ones absolute
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Source(Section):
+    """A watched folder."""
+
+    path: Folder
+    name: str = Field(default="", validate_default=True)
+    domain: str = ""
+    tags: tuple[str, ...] = ()
+    boost: Amount = 1.0
+    include: Annotated[tuple[str, ...], Field(min_length=1)] = ("**/*",)
+    exclude: tuple[str, ...] = ()
+    poll: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _default_to_folder(cls, name: str, info: ValidationInfo) -> str:
+        if not name and "path" in info.data:
+            name = info.data["path"].name
+            if not name:
+                raise ValueError("this folder has no name of its own; give the source one")
+        if not name.isprintable() or "/" in name:
+            raise ValueError("should be printable and without '/'")
+        return name
+
+
+class Ingest(Section):
+    settle_seconds: Annotated[float, Field(ge=0)] = 0.5
+    rescan_minutes: Amount = 10.0
+    batch_documents: Whole = 64
+    batch_seconds: Amount = 1.0
+    max_file_mb: Amount = 50.0
+    max_delete_share: PositiveShare = 0.5
+    parse_seconds: Amount = 60.0
+    parse_memory_mb: Whole = 1024
+
+
+class Chunking(Section):
+    tokens: Whole = 200
+    overlap: Annotated[Count, Field(validate_default=True)] = 30
+
+    @field_validator("overlap")
+    @classmethod
+    def _shorter_than_a_chunk(cls, overlap: int, info: ValidationInfo) -> int:
+        tokens = info.data.get("tokens")
+        if tokens is not None and overlap >= tokens:
+            raise ValueError(f"an overlap of {overlap} tokens is not shorter than a chunk ({tokens}, chunking.tokens)")
+        return overlap
+
+
+class Embedding(Section):
+    model: Annotated[str, Field(min_length=1)] = "default"
+    device: Annotated[str, Field(min_length=1)] = "auto"
+    backend: Literal["torch"] = "torch"
+    batch_tokens: Whole = 2048
+    cache_mb: Count = 1024
+
+
+class Retrieval(Section):
+    k: Whole = 5
+    context_tokens: Whole = 768
+    min_score: Annotated[float, Field(ge=-1, le=1)] = 0.25
+
+
+class Generator(Section):
+    model: Annotated[str, Field(min_length=1)] = "default"
+    device: Annotated[str, Field(min_length=1)] = "auto"
+    max_new_tokens: Whole = 96
+
+
+class Refresh(Section):
+    learn: bool = True
+    schedule: Schedule = DAILY
+    min_retrievals: Whole = 50
+    minutes: Amount = 20.0
+    max_steps: Whole = 120
+    rank: Whole = 8
+    replay: Share = 0.1
+    distractors: Count = 3
+
+
+class Snapshots(Section):
+    schedule: Schedule = HOURLY
+
+
+class Api(Section):
+    socket: str = ""
+
+
+class Limits(Section):
+    threads: Count = 0
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    memory_mb: Count = 0
+    cpu_share: PositiveShare = 1.0
+
+
+class Settings(Section):
+    state_dir: Folder = Path("/var/lib/memex")
+    sources: tuple[Source, ...] = ()
+    ingest: Ingest = Ingest()
+    chunking: Chunking = Chunking()
+    embedding: Embedding = Embedding()
+    retrieval: Retrieval = Retrieval()
+    generator: Generator = Generator()
+    refresh: Refresh = Refresh()
+    snapshots: Snapshots = Snapshots()
+    api: Api = Api()
+    limits: Limits = Limits()
+
+    @field_validator("sources")
+    @classmethod
+    def _keep_apart(cls, sources: tuple[Source, ...], info: ValidationInfo) -> tuple[Source, ...]:
+        conflicts = _conflicts(sources, info.data.get("state_dir"))
+        if conflicts:
+            raise PydanticCustomError("conflicts", "sources conflict", {"conflicts": conflicts})
+        return sources
+
+
+def _conflicts(sources: tuple[Source, ...], state_dir: Path | None) -> list[tuple[int, str, str]]:
+    """What cannot stand together: the source's index, the key and the reason. Links are followed."""
+    found = []
+    folders = [Path(os.path.realpath(source.path)) for source in sources]
+    if state_dir is not None:
+        state = Path(os.path.realpath(state_dir))
+        for index, folder in enumerate(folders):
+            if state.is_relative_to(folder):
+                found.append((index, "path", f"{sources[index].path} contains the state directory {state_dir}"))
+            elif folder.is_relative_to(state):
+                found.append((index, "path", f"{sources[index].path} lies in the state directory {state_dir}"))
+    for first, second in combinations(range(len(sources)), 2):
+        one, two = sources[first], sources[second]
+        if one.name == two.name:
+            found.append((second, "name", f"two sources are named {one.name!r}; give one of them another name"))
+        if folders[first] == folders[second]:
+            found.append((second, "path", f"{two.path} is a source already ({one.name!r})"))
+        elif folders[second].is_relative_to(folders[first]):
+            found.append((second, "path", f"{two.path} lies in the source {one.name!r} ({one.path})"))
+        elif folders[first].is_relative_to(folders[second]):
+            found.append((second, "path", f"{two.path} contains the source {one.name!r} ({one.path})"))
+    return found

@@ -1,0 +1,132 @@
+"""Model + adapter on held-out items -> scores.
+
+Exact match and token F1 as in SQuAD (Rajpurkar et al. 2016), best over the accepted answers. An item whose right
+passage was left out scores 1 for saying so and 0 otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from store.types import Example
+from trainers import prompt
+from trainers.model import LanguageModel
+
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+# General English that no refresh trains on: its cross-entropy says whether the model forgets how to speak.
+GENERAL = (
+    "The ferry left the harbour a little after six, when the lamps along the quay were still lit. Most of the "
+    "passengers stayed below, where there was coffee and a smell of wet coats, but two children stood at the rail and "
+    "counted the buoys. Their mother had told them that there were eleven, and they did not believe her.",
+    "Bread rises because yeast feeds on the sugar in flour and breathes out gas. The gas is caught in a web of "
+    "protein that forms when the dough is kneaded, and so the loaf swells. A warm kitchen speeds this up; a cold one "
+    "slows it down, but many bakers say that slow dough tastes better in the end.",
+    "When the committee met again in March, only four of its nine members came. They agreed that the old bridge "
+    "should be repaired rather than replaced, since the stone piers were sound and the new design would cost almost "
+    "three times as much. The mayor thanked them, promised to read the report, and went to lunch.",
+    "My grandfather kept bees at the bottom of the garden. He never wore gloves, and he talked to the hives while he "
+    "worked, mostly about the weather and the price of sugar. He said that bees could tell when a person was in a "
+    "hurry, and that this was the only thing that they would not forgive.",
+    "Rivers carry sand and clay from the hills to the plain, and drop them where the water slows. Over thousands of "
+    "years this builds broad, flat land with good soil. Farmers have always settled there, although they know that "
+    "the same river which made their fields will one day come back to cover them.",
+    "She had learned the piece by heart in a week, but it took her a year to play it well. At first her hands knew "
+    "where to go and she simply followed. Later she began to hear the lower voice, the one that hardly moves, and "
+    "she understood that the melody had been leaning on it all along.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One model on one item. `value` is what the gate compares: F1, right abstention, or minus the nats per token."""
+
+    example_id: str
+    set: str
+    document_id: str
+    text: str
+    value: float
+    exact: float
+    absent: bool  # the model said that the answer is not there
+
+
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces."""
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(text: str, answers: Sequence[str]) -> float:
+    """1.0 if the text equals one of the answers after normalisation, else 0.0."""
+    return float(normalise(text) in {normalise(answer) for answer in answers})
+
+
+def token_f1(text: str, answers: Sequence[str]) -> float:
+    """The best F1, 0 to 1, of shared words between the text and one of the answers."""
+    return max((_f1(normalise(text).split(), normalise(answer).split()) for answer in answers), default=0.0)
+
+
+def _f1(said: list[str], wanted: list[str]) -> float:
+    if not said or not wanted:
+        return float(said == wanted)
+    shared = sum((Counter(said) & Counter(wanted)).values())
+    return 2 * shared / (len(said) + len(wanted))
+
+
+def score(example: Example, text: str) -> Score:
+    """Score one answer. Saying that the answer is absent is right only where the right passage was left out."""
+    absent = prompt.is_absent(text)
+    if example.gold is None:
+        value = exact = float(absent)
+    else:
+        value, exact = (0.0, 0.0) if absent else (token_f1(text, example.answers), exact_match(text, example.answers))
+    return Score(example.example_id, example.split, example.document_id, text, value, exact, absent)
+
+
+def evaluate(
+    model: LanguageModel,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    batch: int = 4,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Score]:
+    """Answer and score every example with the adapter in use, in the examples' order; then the general text."""
+    chats = {example.example_id: prompt.messages(example.question, example.passages) for example in examples}
+    # Like lengths together: padding is work for nothing.
+    by_length = sorted(chats, key=lambda key: (len(model.encode(chats[key])), key))
+    texts: dict[str, str] = {}
+    for start in range(0, len(by_length), batch):
+        keys = by_length[start : start + batch]
+        texts.update(zip(keys, model.generate_batch([chats[key] for key in keys], max_new_tokens), strict=True))
+        progress(len(texts), len(by_length))
+    return [score(example, texts[example.example_id]) for example in examples] + general(model)
+
+
+def general(model: LanguageModel) -> list[Score]:
+    """The general text's paragraphs, each with minus its cross-entropy in nats per token as value."""
+    scores = []
+    for number, paragraph in enumerate(GENERAL):
+        name = f"general-{number}"
+        scores.append(Score(name, "general", name, "", -model.nll([paragraph]), 0.0, False))
+    return scores
+
+
+def summary(scores: Sequence[Score]) -> dict[str, float]:
+    """Means for a person: F1 and exact match per set, abstention where absent, false refusals where present."""
+    answered = [score for score in scores if score.set not in ("abstain", "general")]
+    groups = {
+        name: [score for score in scores if score.set == name] for name in sorted({score.set for score in scores})
+    }
+    figures = {name: _mean([score.value for score in group]) for name, group in groups.items()}
+    if answered:
+        figures["exact"] = _mean([score.exact for score in answered])
+        figures["false_refusals"] = _mean([float(score.absent) for score in answered])
+    return figures
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

