@@ -47,10 +47,11 @@ def ask(
     Says ABSENT when nothing near enough is found, when the model says so, and when no passage holds what it says.
     """
     started = time.perf_counter()
-    found = memory.search(question, k or settings.retrieval.k, when=when, filters=filters)
+    found = memory.search(question, settings.retrieval.k if k is None else k, when=when, filters=filters)
     adapter = None if base else found.state.head.adapter
     remarks: tuple[str, ...] = ()
-    text, citations, prompt_tokens, new_tokens = ABSENT, (), 0, 0
+    text, prompt_tokens, new_tokens = ABSENT, 0, 0
+    citations: tuple[Citation, ...] = ()
     near = [hit for hit in found.hits if hit.score >= settings.retrieval.min_score]
     if not near:
         remarks = (f"nothing found scores {settings.retrieval.min_score} or more (retrieval.min_score)",)

@@ -13,9 +13,12 @@ MARK = re.compile(r"\[(\d{1,2})\]")
 WORD = re.compile(r"[^\W_]+(?:[.:'-][^\W_]+)*")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 COMMON = frozenset(
-    "a an and are as at be been but by can do does for from had has have he her his how i if in into is it its may my "
-    "no not of on or our she so such than that the their them then there these they this to was we were what when "
-    "where which who will with would you your yes answer passage".split()
+    re.findall(
+        r"\w+",
+        """a an and are as at be been but by can do does for from had has have he her his how i if in into is it its may
+        my no not of on or our she so such than that the their them then there these they this to was we were what when
+        where which who will with would you your yes answer passage""",
+    )
 )
 
 

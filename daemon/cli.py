@@ -308,5 +308,3 @@ def _confirm(question: str, yes: bool) -> None:
         raise UsageError("this needs an answer and there is no terminal to ask on; say --yes")
     if not typer.confirm(question, err=True):
         raise typer.Abort
-
-

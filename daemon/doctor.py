@@ -10,7 +10,7 @@ from daemon.runtime import Runtime
 from store.errors import MemexError
 from store.memory import Memory
 from store.types import Head
-from trainers.lora import verify
+from trainers.lora import read_card
 
 
 def doctor(runtime: Runtime) -> dict[str, Any]:
@@ -66,6 +66,6 @@ def _adapters(memory: Memory) -> Iterator[str]:
     heads = [memory.head(), *(snapshot.head for snapshot in memory.snapshots())]
     for adapter in sorted({head.adapter for head in heads if head.adapter is not None}):
         try:
-            verify(memory.adapter_folder(adapter))
+            read_card(memory.adapter_folder(adapter))
         except MemexError as error:
             yield f"adapter {adapter}: {error}"

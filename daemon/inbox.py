@@ -30,7 +30,7 @@ class Inbox:
         self._fresh: dict[Dirty, float] = {}  # -> when it is due; what someone changes just now
         self._backfill: dict[Dirty, None] = {}
         self._sweeps: dict[str, float] = {}
-        self._closed = False
+        self.closed = False
 
     # --- putting -----------------------------------------------------------------------------------------------
 
@@ -38,7 +38,8 @@ class Inbox:
         """A path changed; look into it when it has been quiet for `delay` seconds."""
         with self._changed:
             if dirty not in self._fresh and len(self._fresh) >= MOST_PATHS:
-                self._sweeps.setdefault(dirty.source, self._now() + delay)
+                self._sweep_by(dirty.source, self._now() + delay)
+                self._changed.notify()
                 return
             self._backfill.pop(dirty, None)
             self._fresh[dirty] = self._now() + delay
@@ -52,21 +53,20 @@ class Inbox:
                 if one not in self._fresh:
                     self._backfill[one] = None
             for one in dirty[room:]:  # found again once there is room
-                self._sweeps.setdefault(one.source, self._now() + 5.0)
+                self._sweep_by(one.source, self._now() + 5.0)
             self._changed.notify()
 
     def sweep(self, source: str, delay: float = 0.0) -> None:
         """Compare a source's folder with the catalogue, soon. An earlier due time stands."""
         with self._changed:
-            due = self._now() + delay
-            self._sweeps[source] = min(due, self._sweeps.get(source, due))
+            self._sweep_by(source, self._now() + delay)
             self._changed.notify()
 
     def submit(self, job: Job) -> Future[Any]:
         """Have the writer run `job` next; its result or error comes through the future."""
         future: Future[Any] = Future()
         with self._changed:
-            if self._closed:
+            if self.closed:
                 future.set_exception(RuntimeError("memex is stopping"))
             else:
                 self._jobs.append((job, future))
@@ -76,7 +76,7 @@ class Inbox:
     def close(self) -> None:
         """Take no more jobs, and wake the writer."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             while self._jobs:
                 self._jobs.popleft()[1].set_exception(RuntimeError("memex is stopping"))
             self._changed.notify_all()
@@ -87,7 +87,7 @@ class Inbox:
         """Return when something is due, at the latest after `timeout` seconds."""
         with self._changed:
             until = self._now() + timeout
-            while not self._closed and not self._is_due():
+            while not self.closed and not self._is_due():
                 times = [*self._fresh.values(), *self._sweeps.values(), until]
                 pause = min(times) - self._now()
                 if self._now() >= until:
@@ -125,6 +125,9 @@ class Inbox:
         """Paths that wait."""
         with self._changed:
             return len(self._fresh) + len(self._backfill)
+
+    def _sweep_by(self, source: str, due: float) -> None:
+        self._sweeps[source] = min(due, self._sweeps.get(source, due))
 
     def _is_due(self) -> bool:
         now = self._now()

@@ -17,7 +17,7 @@ from store.errors import ParseError
 from store.memory import Memory, new_id
 from store.types import Batch, Chunk, Failed, Known, Place, Rehome, Seen, Stat, Upsert
 
-UNREAD = Stat(-1, 0, 0)  # of a file that could not be opened: equals no file's, so the next scan looks again when due
+UNREAD = Stat(-1, 0, 0)  # of a file that the disk says nothing of: equals no file's, so the next scan looks again
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,8 @@ def _examine(
     try:
         for relative in relatives:
             known, here = known_here.get(relative), place(source, relative)
+            if known is not None and known.document_id in findings.moving:
+                known = None  # its file lies elsewhere now, and another one took its place
             if findings.chunks >= most_chunks:
                 findings.report += Report(again=(Dirty(source.name, relative),))
                 continue
@@ -153,6 +155,7 @@ def _examine(
             except (ParseError, OSError) as error:
                 reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
                 document_id = known.document_id if known else new_id()
+                stat = _stat(root, relative) if stat == UNREAD else stat
                 findings.failed.append(Failed(document_id, here, stat, content, reason))
                 findings.report += Report(failed=1)
     finally:
@@ -165,6 +168,7 @@ def _known_content(
     """Decide by content alone what needs no parsing: touched, held, moved, copied. False when it must be parsed."""
     wanted = labels(source)
     document_id = known.document_id if known else new_id()
+    taken = known is not None and (known.content or known.live or known.error)  # the place belongs to a document
     if known is not None and (content == known.held_content or (content == known.live and known.labels == wanted)):
         findings.seen.append(Seen(document_id, here, stat, content))
         findings.report += Report(unchanged=1)
@@ -174,7 +178,7 @@ def _known_content(
         same_kind = os.path.splitext(twin.place.relative)[1] == suffix  # the name decides how a file is parsed
         gone = twin.document_id not in findings.moving and not _is_there(memory, source, twin)
         if twin.live == content and same_kind:
-            moved = gone and (known is None or known.content is None)
+            moved = gone and not taken
             if moved:
                 findings.moving.add(twin.document_id)
                 document_id = twin.document_id
@@ -182,7 +186,7 @@ def _known_content(
             findings.report += Report(moved=1) if moved else _new_or_changed(known)
             return True
         if twin.held_content == content:
-            if gone:
+            if gone and not taken:
                 findings.moving.add(twin.document_id)
                 findings.seen.append(Seen(twin.document_id, here, stat, content))
             else:
@@ -199,7 +203,22 @@ def _is_there(memory: Memory, source: Source, twin: Known) -> bool:
         return False
     if twin.place.source != source.name:
         return True
-    return os.path.lexists(os.path.join(os.fsencode(source.path), twin.place.relative))
+    try:
+        os.lstat(os.path.join(os.fsencode(source.path), twin.place.relative))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # its folder cannot be looked into
+        return True
+    return True
+
+
+def _stat(root: int, relative: bytes) -> Stat:
+    """What the disk says of a file that could not be read, so that it is left alone until it changes or is due."""
+    try:
+        found = os.stat(relative, dir_fd=root, follow_symlinks=False)
+    except OSError:
+        return UNREAD
+    return Stat(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 def _embed(memory: Memory, findings: _Findings) -> tuple[list[Upsert], int]:
@@ -219,5 +238,3 @@ def _embed(memory: Memory, findings: _Findings) -> tuple[list[Upsert], int]:
 
 def _new_or_changed(known: Known | None) -> Report:
     return Report(changed=1) if known is not None and known.live is not None else Report(added=1)
-
-

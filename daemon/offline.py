@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from daemon import operations
-from daemon.refresh import refresh
+from daemon.refresh import plan, refresh
 from daemon.runtime import Progress, Runtime
 from daemon.settings import Settings
 
@@ -29,7 +29,7 @@ def perform(settings: Settings, operation: str, arguments: dict[str, Any], *, sh
                     stop=threading.Event(),
                 )
         if operation == "refresh":
-            return operations.refresh_plan(runtime)
+            return plan(runtime)
         with _Bar(operation, show_progress) as bar:
             runtime.after_commit = bar.update
             return (operations.READ | operations.WRITE)[operation](runtime, **arguments)

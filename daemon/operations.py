@@ -11,7 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from daemon.answer import Answer, ask as answer_question, record_search
+from daemon.answer import Answer, record_search
+from daemon.answer import ask as answer_question
+from daemon.doctor import doctor
 from daemon.runtime import Runtime
 from store.errors import NotFound, UsageError
 from store.types import Document, Filters, Hit, Snapshot, State
@@ -34,7 +36,8 @@ def search(
     """Find chunks, in the head or at a snapshot, version or time."""
     started = time.perf_counter()
     filters = _filters(runtime, source, domain, tag)
-    found = runtime.memory.search(query, k or runtime.settings.retrieval.k, when=at, filters=filters)
+    k = runtime.settings.retrieval.k if k is None else k
+    found = runtime.memory.search(query, k, when=at, filters=filters)
     seconds = time.perf_counter() - started
     retrieval_id = record_search(runtime.memory, query, found, seconds)
     return {
@@ -236,7 +239,7 @@ READ = {
     one.__name__: one
     for one in (
         *(search, ask, feedback, documents, show, snapshot_list, snapshot_show),
-        *(rollback_plan, refresh_list, refresh_show),
+        *(rollback_plan, refresh_list, refresh_show, doctor),
     )
 }
 WRITE = {one.__name__: one for one in (sync, snapshot_create, snapshot_delete, rollback, release)}

@@ -61,7 +61,8 @@ def search(found: Json) -> str:
 def ask(found: Json) -> str:
     lines = [found["answer"], ""]
     for citation in found["citations"]:
-        lines += [f"[{citation['number']}] {citation['location']}", textwrap.indent(_shortened(citation["quote"]), "    ")]
+        lines.append(f"[{citation['number']}] {citation['location']}")
+        lines.append(textwrap.indent(_shortened(citation["quote"]), "    "))
     if not found["citations"] and found["results"]:
         lines += ["nearest passages:", *(f"  {hit['location']}  {hit['score']:.3f}" for hit in found["results"])]
     lines += [f"({remark})" for remark in found["remarks"]]

@@ -90,13 +90,14 @@ class Runtime:
         return place(self.source(source), relative).path
 
     def sweep(self, source: Source, *, confirm: bool = False) -> tuple[list[Dirty], Report]:
-        """Scan one source and remove what is gone; returns the paths to ingest."""
+        """Scan one source and remove what is gone; returns the paths to ingest, last those whose files may have moved:
+        if they have not, `ingest` reports them missing, and another sweep removes them."""
         found, report = sweep(self.memory, self.settings, source, confirm=confirm)
         if found.alarm and not confirm:
             self.alarms[source.name] = found.alarm
         else:
             self.alarms.pop(source.name, None)
-        return [Dirty(source.name, relative) for relative in found.dirty], report
+        return [Dirty(source.name, relative) for relative in (*found.dirty, *found.moving)], report
 
     def synchronise(
         self,
@@ -127,6 +128,9 @@ class Runtime:
             waiting = [*report.again, *waiting] if len(report.again) < len(batch) else waiting
             tried = known - len(waiting)
             self.after_commit(Progress(tried, known, self._chunks_per_second))
+        for name in {dirty.source for dirty in total.missing}:
+            _, report = self.sweep(self.source(name), confirm=confirm)
+            total += Report(removed=report.removed)
         return total
 
     def _lies_below(self, dirty: Dirty, below: tuple[str, ...]) -> bool:

@@ -27,6 +27,7 @@ class Differences:
 
     dirty: tuple[bytes, ...]  # relative paths of files to look into
     missing: tuple[Known, ...]  # documents whose file is gone
+    moving: tuple[bytes, ...]  # where files were that may lie at one of the dirty paths now
     unchanged: int
     alarm: str | None
 
@@ -59,13 +60,11 @@ def _chooser(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[by
     return wants
 
 
-def walk(
-    root: bytes, wants: Callable[[bytes, bool], bool], unreadable: list[bytes]
-) -> Iterator[tuple[bytes, Stat]]:
-    """Every wanted regular file below `root`: its path relative to it, and what the disk says of it.
+def walk(root: bytes, wants: Callable[[bytes, bool], bool], unreadable: list[bytes]) -> Iterator[tuple[bytes, Stat]]:
+    """All below `root` that is wanted and no folder: its path relative to it, and what the disk says of it.
 
-    Links are not followed; what is neither file nor folder is passed over. Raises OSError when `root` itself cannot
-    be listed; a folder below that cannot be listed is added to `unreadable`.
+    Links are not followed; that they and devices cannot be read is found, and said, when they are read. Raises OSError
+    when `root` itself cannot be listed; a folder that cannot be looked into is added to `unreadable`.
     """
     pending = [b""]
     while pending:
@@ -87,20 +86,22 @@ def walk(
                 if entry.is_dir(follow_symlinks=False):
                     if wants(relative, True):
                         pending.append(relative)
-                elif entry.is_file(follow_symlinks=False) and wants(relative, False):
+                elif wants(relative, False):
                     found = entry.stat(follow_symlinks=False)
                     yield relative, Stat(found.st_size, found.st_mtime_ns, found.st_ino)
-            except OSError:
+            except FileNotFoundError:
                 continue
+            except OSError:
+                unreadable.append(folder + b"/" if folder else b"")
 
 
 def scan(source: Source, known: list[Known], *, now: datetime, max_delete_share: float) -> Differences:
     """Compare the folder with what is known of the source, by stat alone: no file is opened."""
     here = {one.place.relative: one for one in sorted(known, key=lambda one: one.content is not None)}
-    had = [one for one in known if one.content is not None]
+    had = [one for one in known if _had_file(one)]
     wanted_labels = labels(source)
     dirty: list[bytes] = []
-    strangers: set[Stat] = set()
+    strangers: set[int] = set()  # sizes of files that may have been elsewhere before
     seen: set[bytes] = set()
     unreadable: list[bytes] = []
     unchanged = 0
@@ -108,24 +109,30 @@ def scan(source: Source, known: list[Known], *, now: datetime, max_delete_share:
         for relative, stat in walk(os.fsencode(source.path), chooser(source), unreadable):
             seen.add(relative)
             one = here.get(relative)
-            if one is None or one.content is None:
-                strangers.add(stat)
             if one is not None and is_settled(one, stat, wanted_labels, now):
                 unchanged += 1
-            else:
-                dirty.append(relative)
+                continue
+            dirty.append(relative)
+            if one is None or one.content is None:
+                strangers.add(stat.size)
     except OSError as error:  # an unmounted disk is not a mass deletion
-        return Differences((), tuple(had), 0, f"{source.path} cannot be listed ({error.strerror}); nothing is removed")
-    # A file whose stat turns up at an unknown path is moving: its document follows once that path is looked into.
+        why = f"{source.path} cannot be listed ({error.strerror}); nothing is removed"
+        return Differences((), tuple(had), (), 0, why)
     # What lies in a folder that cannot be listed is not known to be gone.
-    missing = tuple(
-        one
-        for one in had
-        if one.place.relative not in seen
-        and one.stat not in strangers
-        and not one.place.relative.startswith(tuple(unreadable))
-    )
-    return Differences(tuple(dirty), missing, unchanged, _alarm(source, len(missing), len(had), max_delete_share))
+    unseen = [
+        one for one in had if one.place.relative not in seen and not one.place.relative.startswith(tuple(unreadable))
+    ]
+    # A file that may be one of the strangers is not taken for deleted before those have been looked into.
+    missing = tuple(one for one in unseen if one.stat.size not in strangers)
+    moving = tuple(one.place.relative for one in unseen if one.stat.size in strangers)
+    alarm = _alarm(source, len(missing), len(had), not seen, max_delete_share)
+    return Differences(tuple(dirty), missing, moving, unchanged, alarm)
+
+
+def _had_file(known: Known) -> bool:
+    """Whether the document should have a file: one is known, or could not be read, or was there before a rollback put
+    the document back and is no longer held."""
+    return known.content is not None or known.error is not None or (known.live is not None and not known.held)
 
 
 def is_settled(known: Known, stat: Stat, wanted: Labels, now: datetime) -> bool:
@@ -141,10 +148,10 @@ def is_settled(known: Known, stat: Stat, wanted: Labels, now: datetime) -> bool:
     return known.content == known.live and known.labels == wanted
 
 
-def _alarm(source: Source, missing: int, had: int, max_delete_share: float) -> str | None:
+def _alarm(source: Source, missing: int, had: int, empty: bool, max_delete_share: float) -> str | None:
     if not missing:
         return None
-    if missing == had and not any(os.scandir(source.path)):
+    if missing == had and empty:
         return f"{source.path} is empty and held {had} documents; nothing is removed (`memex sync --confirm-deletes`)"
     if missing > max_delete_share * had:
         return (

@@ -19,7 +19,7 @@ from daemon.api import SocketServer, build
 from daemon.config import socket_path
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
-from daemon.refresh import refresh
+from daemon.refresh import plan, refresh
 from daemon.runtime import Progress, Runtime
 from daemon.scheduler import Scheduler
 from daemon.settings import Settings
@@ -48,6 +48,7 @@ class Service:
         self._refreshing = threading.Lock()
         self._refresh_progress: dict[str, Any] | None = None
         self._ingested = Report()
+        self._in_hand = 0  # paths taken from the inbox and not committed yet
         self.watcher = Watcher(
             [Watched(source.name, bytes(source.path), source.poll) for source in settings.sources],
             self._on_dirty,
@@ -76,10 +77,9 @@ class Service:
         log.info("stopping: the commit under way is finished first")
         self.watcher.stop()
         self.scheduler.stop()
-        self.inbox.close()
+        with self._refreshing:  # its child sees `_stop` and ends; what it records goes through the writer
+            self.inbox.close()
         self._writer.join()
-        with self._refreshing:  # the child has been told to end
-            pass
         self.server.stop()
         self.runtime.close()
         log.info("stopped")
@@ -103,7 +103,8 @@ class Service:
 
     def _write(self) -> None:
         """Drain the inbox until it closes. Jobs first, then what someone changes now, then the backfill."""
-        while not self._stop.is_set():
+        self.runtime.embedder.embed(["warm"])  # the model loads now, not when the first edit waits for it
+        while not self.inbox.closed:
             self.inbox.wait(timeout=1.0)
             try:
                 self._one_step()
@@ -133,7 +134,9 @@ class Service:
         paths = self.inbox.take_paths(settings.batch_documents)
         if not paths:
             return
+        self._in_hand = len(paths)
         report = self.runtime.ingest(paths, settings.batch_seconds)
+        self._in_hand = 0
         self._note(report)
         for source in {dirty.source for dirty in report.missing}:
             self.inbox.sweep(source)
@@ -213,7 +216,7 @@ class Service:
         return {
             **summarise(self.runtime.memory.database.path),
             "running": True,
-            "queue": len(self.inbox) + (progress.total - progress.done if progress else 0),
+            "queue": len(self.inbox) + self._in_hand + (progress.total - progress.done if progress else 0),
             "watch_mode": overall_mode([mode["mode"] for mode in modes.values()]),
             "sources": modes,
             "alarms": dict(self.runtime.alarms),
@@ -227,7 +230,7 @@ class Service:
         }
 
     def _operations(self) -> dict[str, Any]:
-        bound = {name: functools.partial(one, self.runtime) for name, one in operations.READ.items()}
+        bound: dict[str, Any] = {name: functools.partial(one, self.runtime) for name, one in operations.READ.items()}
         for name, one in operations.WRITE.items():
             bound[name] = self._through_writer(functools.partial(one, self.runtime))
         bound["refresh"] = self._refresh_now
@@ -236,7 +239,7 @@ class Service:
     def _refresh_now(self, dry_run: bool = False) -> dict[str, Any]:
         """Run one learning cycle and wait for its decision."""
         if dry_run:
-            return operations.refresh_plan(self.runtime)
+            return plan(self.runtime)
         return self._refresh("by hand")
 
     def _through_writer(self, operation: Any) -> Any:
@@ -261,7 +264,8 @@ def notify_pause() -> float:
 
 def serve(settings: Settings) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log.setLevel(logging.INFO)
     service = Service(settings)
 
     def on_signal(_number: int, _frame: object) -> None:

@@ -1,10 +1,10 @@
 """Text -> chunks. Pure: the same sections and the same tokeniser always give the same chunks.
 
 Boundaries are content-defined. A section that does not fit into one chunk is cut in two at one of its gaps, and each
-part again, until all parts fit. A long part is cut where the hash of the text after the gap is smallest; a part of at
-most two chunks is cut near its middle, at a paragraph if there is one, else a sentence, a line, a word. A cut therefore
-depends on the text near it and on the cuts around it, never on a count from the top: an edit moves the cuts next to
-itself and no others.
+part again, until all parts fit. The cut is made at a paragraph's end if there is one that leaves no small part, else at
+a sentence's, a line's, a word's; and of several there where the hash of the text after the gap is smallest. A cut thus
+depends on the text near it and on the cuts around it, never on a count from the top: an edit moves the cuts next to it
+and no others.
 """
 
 from __future__ import annotations
@@ -25,17 +25,15 @@ CHUNKER_VERSION = 1  # part of a generation's fingerprint: raise it when the sam
 Spans = Callable[[Sequence[str]], list[list[tuple[int, int]]]]
 Positions = NDArray[np.int64]
 
-# The kinds of gap, strongest first: the pattern whose end is the gap, and its price. The price is how much farther from
-# the middle, as a share of a chunk, a stronger gap may lie and still be preferred.
 _SPACE = re.compile(r"\s+")
-_GAPS = (
-    (re.compile(r"\n(?:[ \t\r]*\n)+"), 0.0),  # a paragraph ends
+_FIRST_WORD = re.compile(r"\w+")
+_GAPS = (  # the kinds of gap, strongest first, as patterns that end at the gap; last of all, any token's start is one
+    re.compile(r"\n(?:[ \t\r]*\n)+"),  # a paragraph ends
     # a sentence ends, or a line that is not one of wrapped prose: code, list items, rows of a table
-    (re.compile(r"[.!?][\"')\]]*\s+(?=\S)|[。！？]+|(?<=[^\w\s,])\n|\n(?=[ \t]*(?:[-*+|]|\d+[.)])[ \t])"), 0.25),
-    (re.compile(r"\n"), 0.35),
-    (_SPACE, 0.45),
+    re.compile(r"[.!?][\"')\]]*\s+(?=\S)|[。！？]+|(?<=[^\w\s,])\n|\n(?=[ \t]*(?:[-*+|]|\d+[.)])[ \t])"),
+    re.compile(r"\n"),
+    _SPACE,
 )
-_TOKEN_PRICE = 0.6  # between any two tokens, where nothing else is left
 _SENTENCE, _LINE = 1, 2  # indices of the above
 _HASHED = 32  # characters after a gap that its hash sees
 _STRETCH = 32  # characters that count as a token even where the tokeniser sees one token or none
@@ -157,7 +155,7 @@ class _Gaps:
         self.text = text
         self.ticks = ticks
         self._found: dict[int, tuple[Positions, Positions]] = {}
-        self._hashes: dict[int, NDArray[np.uint32]] = {}
+        self._hashes: dict[int, NDArray[np.uint64]] = {}
 
     def between(self, kind: int, start: int, end: int) -> tuple[Positions, Positions, int]:
         """The gaps of a kind strictly inside (start, end), their ticks, and the index of the first of them."""
@@ -165,24 +163,29 @@ class _Gaps:
         first, last = at.searchsorted([start + 1, end])
         return at[first:last], before[first:last], int(first)
 
-    def hashes(self, kind: int) -> NDArray[np.uint32]:
-        """For each gap of a kind, wherever it is, the hash of the text after it."""
+    def hashes(self, kind: int) -> NDArray[np.uint64]:
+        """For each gap of a kind, wherever it is, the hash of the text after it.
+
+        It is led by the hash of the first word alone, so that few edits change it; the text only breaks ties.
+        """
         if kind not in self._hashes:
             after = (self.text[at : at + _HASHED] for at in self._all(kind)[0].tolist())
-            self._hashes[kind] = np.array([crc32(text.encode("utf-8", "replace")) for text in after], np.uint32)
+            self._hashes[kind] = np.array([_hash(text) for text in after], np.uint64)
         return self._hashes[kind]
 
     def _all(self, kind: int) -> tuple[Positions, Positions]:
         if kind not in self._found:
             if kind < len(_GAPS):
-                at = np.array([match.end() for match in _GAPS[kind][0].finditer(self.text)], np.int64)
+                at = np.array([match.end() for match in _GAPS[kind].finditer(self.text)], np.int64)
             else:
                 at = np.unique(self.ticks)
             self._found[kind] = at, self.ticks.searchsorted(at)
         return self._found[kind]
 
 
-_PRICES = (*(price for _, price in _GAPS), _TOKEN_PRICE)
+def _hash(text: str) -> int:
+    word = _FIRST_WORD.search(text)
+    return crc32(word[0].encode("utf-8", "replace") if word else b"") << 32 | crc32(text.encode("utf-8", "replace"))
 
 
 def _pieces(section: Section, ticks: Positions, prefix: str, room: int, overlap: int) -> Iterator[_Piece]:
@@ -206,20 +209,18 @@ def _parts(gaps: _Gaps, room: int) -> Iterator[tuple[int, int]]:
     while waiting:
         start, end = waiting.pop()
         low, high = (int(tick) for tick in gaps.ticks.searchsorted([start, end]))
-        cut = None
-        if high - low > 2 * room:
-            cut = _smallest_hash(gaps, start, end, low + room // 2, high - room // 2)
-        if cut is None and high - low > room:
-            cut = _near_middle(gaps, start, end, low, high, room)
+        # not near the ends of a part, where small parts would be left
+        margin = max(room // 3, 1)
+        cut = _cut(gaps, start, end, low + margin, high - margin) if high - low > room else None
         if cut is None:
             yield start, end
         else:
             waiting += [(cut, end), (start, cut)]
 
 
-def _smallest_hash(gaps: _Gaps, start: int, end: int, low: int, high: int) -> int | None:
-    """The cut of a long part: among its strongest gaps, and not near its ends, where small parts would be left."""
-    for kind in range(len(_PRICES)):
+def _cut(gaps: _Gaps, start: int, end: int, low: int, high: int) -> int | None:
+    """Among the strongest gaps with `low` to `high` ticks before them the one with the smallest hash."""
+    for kind in range(len(_GAPS) + 1):
         at, before, first = gaps.between(kind, start, end)
         left, right = before.searchsorted(low), before.searchsorted(high, side="right")
         if left < right:
@@ -227,25 +228,7 @@ def _smallest_hash(gaps: _Gaps, start: int, end: int, low: int, high: int) -> in
             (ties,) = np.nonzero(hashes == hashes.min())
             # of equal texts (a log, a table) the middle one: halving keeps the work small
             return int(at[left + ties[len(ties) // 2]])
-    return None
-
-
-def _near_middle(gaps: _Gaps, start: int, end: int, low: int, high: int, room: int) -> int | None:
-    """The cut of a part that becomes about two chunks: no hash that an edit could change, and two like sizes."""
-    middle = (low + high) / 2
-    best, cut = float("inf"), None
-    for kind, price in enumerate(_PRICES):
-        if best <= price * room:
-            break
-        at, before, _ = gaps.between(kind, start, end)
-        inside = (before > low) & (before < high)
-        at, before = at[inside], before[inside]
-        if len(at):
-            nearest = int(np.argmin(np.abs(before - middle)))
-            cost = abs(float(before[nearest]) - middle) + price * room
-            if cost < best:
-                best, cut = cost, int(at[nearest])
-    return cut
+    return None  # a single character of more tokens than a chunk may have
 
 
 def _overlap_start(gaps: _Gaps, previous: int, start: int, overlap: int) -> int:

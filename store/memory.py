@@ -1,11 +1,11 @@
 """The one door to the store: a memory in a state directory.
 
-    state_dir/
-      catalogue.sqlite      documents, revisions, moves of the head, snapshots, retrievals, runs
-      generations/          one Lance table per generation
-      embeddings.sqlite     the embedding cache; may be deleted
-      adapters/0001/        one folder per adapter
-      writer.lock           held by the one process that writes
+state_dir/
+  catalogue.sqlite      documents, revisions, moves of the head, snapshots, retrievals, runs
+  generations/          one Lance table per generation
+  embeddings.sqlite     the embedding cache; may be deleted
+  adapters/0001/        one folder per adapter
+  writer.lock           held by the one process that writes
 """
 
 from __future__ import annotations
@@ -30,7 +30,23 @@ from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
 from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
-from store.types import Batch, Document, Filters, Head, Hit, Hold, Known, Retrieval, Revision, Run, Snapshot, State, Vectors
+from store.snapshots import Plan, RolledBack, plan
+from store.types import (
+    Batch,
+    Document,
+    Example,
+    Filters,
+    Head,
+    Hit,
+    Hold,
+    Known,
+    Retrieval,
+    Revision,
+    Run,
+    Snapshot,
+    State,
+    Vectors,
+)
 from store.vectors import Generations
 
 CATALOGUE = "catalogue.sqlite"
@@ -165,7 +181,7 @@ class Memory:
         with self._turn:
             snapshots.delete(self.database, self.vectors, name)
 
-    def roll_back(self, name: str, only: str | None = None) -> snapshots.RolledBack:
+    def roll_back(self, name: str, only: str | None = None) -> RolledBack:
         with self._turn:
             return snapshots.roll_back(
                 self.database,
@@ -198,6 +214,44 @@ class Memory:
         with self.database.write() as session:
             learning.set_feedback(session, retrieval_id, verdict, correction)
 
+    def begin_run(self, *, trigger: str, incumbent: int | None) -> int:
+        """Record that a refresh cycle begins; returns its number."""
+        with self.database.write() as session:
+            return learning.begin_run(
+                session, at=self.clock(), trigger=trigger, move=self.head().move, incumbent=incumbent
+            )
+
+    def end_run(
+        self,
+        run: int,
+        *,
+        decision: str,
+        reason: str,
+        adapter: int | None = None,
+        examples: int = 0,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        with self.database.write() as session:
+            learning.end_run(
+                session,
+                run,
+                at=self.clock(),
+                decision=decision,
+                reason=reason,
+                adapter=adapter,
+                examples=examples,
+                metrics=metrics,
+            )
+
+    def add_examples(self, run: int, examples: Sequence[Example]) -> None:
+        with self.database.write() as session:
+            learning.add_examples(session, run, examples)
+
+    def add_adapter(self, run: int, *, base: str, sha256: str) -> int:
+        """Number a candidate; its files go to `adapter_folder`."""
+        with self.database.write() as session:
+            return learning.add_adapter(session, run=run, at=self.clock(), base=base, sha256=sha256)
+
     # --- reading -----------------------------------------------------------------------------------------------
 
     def head(self) -> Head:
@@ -218,7 +272,7 @@ class Memory:
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least 1 result")
         state = self.state(when)
-        vector = self.embedder.embed([query])[0]
+        vector = self.embedder.embed([self._cut(query)])[0]
         head = state.head
         hits = self.vectors.search(head.generation, head.version, np.asarray(vector), k, filters or Filters())
         return Found(state, tuple(hits))
@@ -269,8 +323,8 @@ class Memory:
     def named(self, name: str) -> Snapshot:
         return next((one for one in self.snapshots() if one.name == name), None) or _no_snapshot(name)
 
-    def plan_rollback(self, name: str, only: str | None = None) -> snapshots.Plan:
-        return snapshots.plan(self.database, name, only)
+    def plan_rollback(self, name: str, only: str | None = None) -> Plan:
+        return plan(self.database, name, only)
 
     def retrieval(self, retrieval_id: str) -> Retrieval:
         with self.database.read() as session:
@@ -290,6 +344,21 @@ class Memory:
         """document id -> the revision that the catalogue says was live in that state."""
         with self.database.read() as session:
             return documents.live_at(session, head.move)
+
+    def by_id(self, chunk_ids: Sequence[str]) -> list[Hit]:
+        """Those of the chunks that the head has, in the order asked for."""
+        head = self.head()
+        return self.vectors.by_id(head.generation, head.version, chunk_ids)
+
+    def judged(self, limit: int) -> list[Retrieval]:
+        """The latest retrievals whose answer was accepted or corrected, newest first."""
+        with self.database.read() as session:
+            return learning.retrievals(session, judged=True, limit=limit)
+
+    def examples(self) -> list[Example]:
+        """The examples of all cycles so far, oldest first."""
+        with self.database.read() as session:
+            return learning.examples(session)
 
     def runs(self) -> list[Run]:
         """The refresh cycles, newest first."""
@@ -342,6 +411,8 @@ class Memory:
             intent = history.intent(session)
         if intent is not None:
             snapshots.complete(self.database, self.vectors, intent, self.clock())
+        with self.database.write() as session:
+            learning.end_unfinished_runs(session, self.clock())
         head = self.head()
         latest = self.vectors.latest(head.generation)
         if latest < head.version:
@@ -362,6 +433,11 @@ class Memory:
                     reason="recovered: an unfinished write was put aside",
                 )
         snapshots.sweep_tags(self.database, self.vectors, head.generation)
+
+    def _cut(self, query: str) -> str:
+        """The query as far as the embedder can see."""
+        (spans,) = self.embedder.spans([query])
+        return query if len(spans) <= self.embedder.window else query[: spans[self.embedder.window - 1][1]]
 
     def _check_there(self, head: Head) -> None:
         """Raise Corrupt when a head names something that is missing; a rollback must not lead there."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from store.catalogue import documents, heads, history
-from store.catalogue.database import Database
+from store.catalogue.database import Database, Session
 from store.durable import sync_filesystem
 from store.errors import NotFound, UsageError
 from store.types import Head, Snapshot, State
@@ -142,7 +142,12 @@ def roll_back(
     intent = history.Intent(name, only, safety.name)
     with database.write() as session:
         history.write_intent(session, intent)
-    return complete(database, vectors, intent, now)
+    try:
+        return complete(database, vectors, intent, now)
+    except Exception:  # it did not happen: the next start must not do it after all
+        with database.write() as session:
+            history.clear_intent(session)
+        raise
 
 
 def complete(database: Database, vectors: Generations, intent: history.Intent, now: datetime) -> RolledBack:
@@ -178,7 +183,7 @@ def sweep_tags(database: Database, vectors: Generations, generation: str) -> Non
         vectors.untag(generation, tag)
 
 
-def _named(session: history.Session, name: str) -> Snapshot:
+def _named(session: Session, name: str) -> Snapshot:
     found = history.snapshot(session, name)
     if found is None:
         raise NotFound(f"no snapshot {name!r}; `memex snapshot list` shows those there are")

@@ -23,7 +23,9 @@ def summarise(catalogue: Path) -> dict[str, Any]:
 
     try:
         head = one("SELECT generation, version, adapter, move, at FROM moves JOIN head USING (move)")
-        live = one("SELECT count(*) AS documents, coalesce(sum(chunks), 0) AS chunks FROM revisions WHERE until IS NULL")
+        live = one(
+            "SELECT count(*) AS documents, coalesce(sum(chunks), 0) AS chunks FROM revisions WHERE until IS NULL"
+        )
         counts = one(
             "SELECT (SELECT count(*) FROM documents WHERE error IS NOT NULL) AS failed,"
             " (SELECT count(*) FROM holds) AS held, (SELECT count(*) FROM snapshots) AS snapshots,"

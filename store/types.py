@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]  # (n, dimension), rows of unit length
+LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,16 @@ class Stat:
     size: int
     mtime_ns: int
     inode: int
+
+    def __post_init__(self) -> None:
+        # A time past the year 2262, or an inode of an overlay file system: more than SQLite's integers hold.
+        if not (-LARGEST <= self.mtime_ns <= LARGEST and self.inode <= LARGEST):
+            object.__setattr__(self, "mtime_ns", max(-LARGEST, min(self.mtime_ns, LARGEST)))
+            object.__setattr__(self, "inode", self.inode % (LARGEST + 1))
+
+    @property
+    def modified_at(self) -> datetime:
+        return datetime.fromtimestamp(self.mtime_ns / 1e9, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +150,7 @@ class Known:
     tries: int
     next_try_at: datetime | None
     held: bool
-    held_content: str | None  # what is held; None with `held`: the document stays without its file
+    held_content: str | None  # what is held; a held document with `content` None stays without its file
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from store.errors import Corrupt
 from store.types import Filters, Hit, Labels, Place, Rehome, Upsert, Vectors
 
 FOREVER = timedelta(days=36500)  # optimize() raises once a tagged version is older than its window; pruning is ours
+OVERFETCH = 4  # times k: what boosts may reorder
 HANDLES = 8  # open read handles; each holds one version's manifest
 
 
@@ -90,11 +91,13 @@ class Generations:
     ) -> int:
         """Replace the documents' chunks, starting from version `base`, and return the new version.
 
-        The caller holds the writer's lock and has made `base` the newest version.
+        The caller holds the writer's lock: what is newer than `base` was never acknowledged and is put aside.
         """
         table = self._newest(generation)
-        if table.version != base:
-            raise Corrupt(f"generation {generation}: newest version {table.version} is not the head's {base}; restart")
+        if table.version < base:
+            raise Corrupt(f"generation {generation}: the newest version is {table.version}, the head's is {base}")
+        if table.version > base:
+            table.restore(base)
         rows = self._rows(table.schema, upserts, ingested_at)
         if rehomed:
             rows = pa.concat_tables([rows, *self._rehomed_rows(generation, base, rehomed, ingested_at)])
@@ -134,19 +137,18 @@ class Generations:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def search(
-        self, generation: str, version: int, vector: Vectors, k: int, filters: Filters
-    ) -> list[Hit]:
+    def search(self, generation: str, version: int, vector: Vectors, k: int, filters: Filters) -> list[Hit]:
         """The `k` chunks of the highest cosine similarity to `vector` (shape (dimension,)), best first.
 
-        Equal scores are ordered by chunk id, so that the same version always answers the same.
+        A chunk's boost multiplies its similarity in the order, not in the score. Equals are ordered by chunk id, so
+        that the same version always answers the same.
         """
         query = self._at(generation, version).search(vector).distance_type("cosine")
         if clause := _where(filters):
             query = query.where(clause, prefilter=True)
-        found = query.select([*HIT_COLUMNS, "_distance"]).limit(k).to_arrow().to_pylist()
-        hits = [_hit(row, 1.0 - row["_distance"]) for row in found]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.chunk_id))
+        found = query.select([*HIT_COLUMNS, "boost", "_distance"]).limit(OVERFETCH * k).to_arrow().to_pylist()
+        found.sort(key=lambda row: (-(1.0 - row["_distance"]) * row["boost"], row["id"]))
+        return [_hit(row, 1.0 - row["_distance"]) for row in found[:k]]
 
     def chunks(self, generation: str, version: int, document_ids: Iterable[str]) -> list[Hit]:
         """The documents' chunks in reading order, with a score of 0."""
@@ -208,7 +210,7 @@ class Generations:
     def _rows(self, into: pa.Schema, upserts: Sequence[Upsert], ingested_at: datetime) -> pa.Table:
         columns: dict[str, list[Any]] = {name: [] for name in into.names if name != "vector"}
         for upsert in upserts:
-            modified_at = datetime.fromtimestamp(upsert.stat.mtime_ns / 1e9, UTC)
+            modified_at = upsert.stat.modified_at
             for chunk in upsert.chunks:
                 columns["id"].append(chunk_id(upsert.document_id, upsert.content, chunk.position))
                 columns["document_id"].append(upsert.document_id)
@@ -251,7 +253,7 @@ class Generations:
             start, stop = starts.get(one.origin, (0, 0))
             rows = taken.slice(start, stop - start)
             fresh = _relabelled(rows, one.document_id, one.content, one.place, one.labels)
-            fresh["modified_at"] = [datetime.fromtimestamp(one.stat.mtime_ns / 1e9, UTC)] * rows.num_rows
+            fresh["modified_at"] = [one.stat.modified_at] * rows.num_rows
             fresh["ingested_at"] = [ingested_at] * rows.num_rows
             for name, values in fresh.items():
                 field = rows.schema.field(name)

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Job:
 
     base: str  # the model's directory, as trainers.model.resolve gave it
     incumbent: str | None = None  # the serving adapter's directory
-    training: lora.Settings = lora.Settings()
+    training: lora.Settings = field(default_factory=lora.Settings)
     max_new_tokens: int = 32
     batch: int = 4  # chats evaluated at once
     max_items: int = 32  # evaluated per set

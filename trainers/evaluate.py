@@ -118,10 +118,8 @@ def general(model: LanguageModel) -> list[Score]:
 def summary(scores: Sequence[Score]) -> dict[str, float]:
     """Means for a person: F1 and exact match per set, abstention where absent, false refusals where present."""
     answered = [score for score in scores if score.set not in ("abstain", "general")]
-    groups = {
-        name: [score for score in scores if score.set == name] for name in sorted({score.set for score in scores})
-    }
-    figures = {name: _mean([score.value for score in group]) for name, group in groups.items()}
+    names = sorted({score.set for score in scores})
+    figures = {name: _mean([score.value for score in scores if score.set == name]) for name in names}
     if answered:
         figures["exact"] = _mean([score.exact for score in answered])
         figures["false_refusals"] = _mean([float(score.absent) for score in answered])

@@ -1,7 +1,7 @@
 """Retrievals and chunks -> examples, split by document before anything is trained.
 
-The shape follows RAFT (Zhang et al. 2024): the right passage among distractors, in a share of the examples left out. Unlike
-RAFT, the target is then to say that the answer is not there.
+The shape follows RAFT (Zhang et al. 2024): the right passage among distractors, in a share of the examples left
+out. Unlike RAFT, the target is then to say that the answer is not there.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def build(
     examples: list[Example] = []
     for held in (False, True):
         pool = [hit for hit in chunks if (hit.document_id in held_out) is held]
-        maker = _Maker(pool, search, lambda document, held=held: (document in held_out) is held, recipe, seed, episode)
+        side = frozenset(document for document in documents | set(known) if (document in held_out) is held)
+        maker = _Maker(pool, search, side, recipe, seed, episode)
         sources = list(maker.sources(answered, recipe.fresh if held else recipe.train))
         if held:
             examples += maker.held_out_sets(sources)
@@ -127,7 +128,7 @@ class _Maker:
 
     pool: Sequence[Hit]
     search: Search
-    belongs: Callable[[str], bool]  # whether a document is on this side
+    side: frozenset[str]  # the documents on this side
     recipe: Recipe
     seed: int
     episode: int
@@ -182,7 +183,7 @@ class _Maker:
 
     def _confirmed(self, item: Answered) -> _Source | None:
         """None where no passage on this side holds at least half of the answer's words."""
-        hits = [hit for hit in item.hits if self.belongs(hit.document_id)]
+        hits = [hit for hit in item.hits if hit.document_id in self.side]
         wanted = _words(item.answer)
         if not hits or not wanted or is_absent(item.answer):
             return None
@@ -247,7 +248,7 @@ class _Maker:
             for hit in hits:
                 if len(found) >= upto:
                     return
-                if hit.chunk_id == source.passage.chunk_id or not self.belongs(hit.document_id):
+                if hit.chunk_id == source.passage.chunk_id or hit.document_id not in self.side:
                     continue
                 sentences = questions.sentences(hit.text)
                 if not sentences:

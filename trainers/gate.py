@@ -117,9 +117,10 @@ def _measure(pairs: Sequence[Pair], seed: int) -> Evidence:
 
 
 def _sign_test(pairs: Sequence[Pair]) -> float:
-    signs = [np.sign(sum(differences)) for differences in _differences(pairs)]
-    better, moved = signs.count(1), sum(sign != 0 for sign in signs)
-    return sum(comb(moved, wins) for wins in range(better, moved + 1)) / 2**moved
+    gains = [sum(differences) for differences in _differences(pairs)]
+    better, moved = sum(gain > 0 for gain in gains), sum(gain != 0 for gain in gains)
+    ways = sum(comb(moved, wins) for wins in range(better, moved + 1))
+    return float(ways / 2**moved)
 
 
 def _differences(pairs: Sequence[Pair]) -> list[list[float]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*[-*•] )")
 _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(`*\d])")
 _DEFINITION = re.compile(
-    r"^(?:The |An? )?(?P<term>[\w`*./+-]+(?: [\w`*./+-]+){0,3}) (?:is|are) "
+    r"^(?:The |An? )?(?P<term>[\w./+-]+(?: [\w./+-]+){0,3}) (?:is|are) "
     r"(?P<answer>(?:an?|the|used to) [^.;:,()]{12,110})(?=[.;:,( ])"
 )
 _NAME_LINE = re.compile(r"(?:^|\s)(?P<term>[\w.+]+(?:, [\w.+]+){0,2}) [-–—] (?P<answer>[a-z][^.;:]{8,90})$")
@@ -23,30 +23,12 @@ _CLOZE = re.compile(
     r"|[a-z]+(?:_[a-z0-9]+)+(?:\(\))?"  # identifiers
     r"|--[a-z][a-z-]+"  # options
     r"|[A-Z][A-Z_]{2,}[A-Z]"  # constants and acronyms
-    r"|(?<=[a-z,] )[A-Z][a-z]+(?: [A-Z][a-z]+)*"  # names within a sentence
+    r"|(?<=[a-z,] )[A-Z][a-z]{2,}(?: [A-Z][a-z]+)*"  # names within a sentence
     r")(?![\w\-])"
 )
-_VAGUE = frozenset(
-    [
-        "it",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "which",
-        "what",
-        "who",
-        "he",
-        "she",
-        "they",
-        "we",
-        "you",
-        "one",
-        "here",
-        "value",
-        "default",
-    ]
+_PLAIN = re.compile(r"[(\"'*]*[A-Za-z][\w'/-]*[)\"'*.,:;!?]*$")
+_VAGUE = re.compile(
+    r"\b(it|its|this|that|these|those|there|which|what|who|he|she|they|we|you|one|here|default)\b", re.IGNORECASE
 )
 BLANK = "____"
 
@@ -87,11 +69,11 @@ def drafts(text: str, headings: Sequence[str]) -> Iterator[Draft]:
     """Questions on a chunk, in the order of its sentences; the heading's last."""
     parts = sentences(text)
     for number, sentence in enumerate(parts):
-        if len(sentence.split()) > 40:
+        if len(sentence.split()) > 40 or _is_code(sentence):
             continue
         for pattern in (_DEFINITION, _NAME_LINE):
             found = pattern.search(sentence)
-            if found and not _VAGUE & set(found["term"].lower().split()):
+            if found and not _VAGUE.search(found["term"]):
                 yield Draft("definition", f"What is {found['term']}?", found["answer"].strip(), number)
         if len(sentence.split()) >= 8:
             for match in _CLOZE.finditer(sentence):
@@ -104,3 +86,9 @@ def drafts(text: str, headings: Sequence[str]) -> Iterator[Draft]:
         opening = next((n for n, part in enumerate(parts) if part.rstrip(":") not in headings), None)
         if opening is not None and 5 <= len(parts[opening].split()) <= 25:
             yield Draft("heading", f"What does the section {headings[-1]} begin with?", parts[opening], opening)
+
+
+def _is_code(sentence: str) -> bool:
+    """Whether fewer than two thirds of the words are plain ones, as in code and tables."""
+    words = sentence.split()
+    return 3 * sum(bool(_PLAIN.match(word)) for word in words) < 2 * len(words)

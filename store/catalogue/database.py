@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DatabaseError
-from sqlmodel import Session, SQLModel, create_engine
+from sqlmodel import Session as Session
+from sqlmodel import SQLModel, create_engine
 
 from store.catalogue import tables
 from store.errors import Corrupt

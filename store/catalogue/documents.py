@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import func, update
@@ -37,17 +37,20 @@ def known_at(session: Session, source: str, relatives: Iterable[bytes]) -> dict[
 
 
 def known_with(session: Session, contents: Iterable[str]) -> list[Known]:
-    """The documents that are live with, or whose file was last seen with, one of these contents."""
+    """The documents that are live with, held with, or whose file was last seen with, one of these contents."""
     return [
         one
         for some in portions(contents)
-        for one in _known(session, or_(col(DocumentRow.content).in_(some), col(RevisionRow.content).in_(some)))
+        for one in _known(
+            session,
+            or_(col(DocumentRow.content).in_(some), col(RevisionRow.content).in_(some), col(HoldRow.content).in_(some)),
+        )
     ]
 
 
 def _known(session: Session, *where: Any) -> list[Known]:
     """Reads columns, not rows: the scan of an unchanged folder is mostly this query."""
-    query = select(
+    columns: tuple[Any, ...] = (
         DocumentRow.document_id,
         DocumentRow.source,
         DocumentRow.relative,
@@ -65,12 +68,16 @@ def _known(session: Session, *where: Any) -> list[Known]:
         DocumentRow.next_try_at,
         HoldRow.id,
         HoldRow.content,
-    )  # type: ignore[call-overload]
-    query = query.join(
-        RevisionRow,
-        (col(RevisionRow.document_id) == col(DocumentRow.document_id)) & col(RevisionRow.until).is_(None),
-        isouter=True,
-    ).join(HoldRow, col(HoldRow.document_id) == col(DocumentRow.document_id), isouter=True)
+    )
+    query = (
+        select(*columns)
+        .join(
+            RevisionRow,
+            (col(RevisionRow.document_id) == col(DocumentRow.document_id)) & col(RevisionRow.until).is_(None),
+            isouter=True,
+        )
+        .join(HoldRow, col(HoldRow.document_id) == col(DocumentRow.document_id), isouter=True)
+    )
     return [
         Known(
             document_id=one[0],
@@ -91,9 +98,10 @@ def _known(session: Session, *where: Any) -> list[Known]:
 
 def apply(session: Session, batch: Batch, *, generation: str, move: int, now: datetime) -> None:
     """Write a batch into the catalogue: revisions dated from `move`, documents as the disk now is."""
-    replaced = [*(u.document_id for u in batch.upserts), *(r.document_id for r in batch.rehomed), *batch.removed]
-    end_revisions(session, replaced, move)
+    replaced = [*(u.document_id for u in batch.upserts), *(r.document_id for r in batch.rehomed)]
+    end_revisions(session, [*replaced, *batch.removed], move)
     holds.drop(session, replaced)
+    holds.drop(session, batch.removed, without_content=True)  # what is held stays out if its file comes back
     for upsert in batch.upserts:
         _see(session, upsert)
         session.add(_revision(upsert, generation, move, now, len(upsert.chunks)))
@@ -103,6 +111,7 @@ def apply(session: Session, batch: Batch, *, generation: str, move: int, now: da
         session.add(_revision(one, generation, move, now, counts[one.origin]))
     for seen in batch.seen:
         _see(session, seen)
+        holds.drop_other(session, seen.document_id, seen.content)
         if seen.held:
             holds.add(session, seen.document_id, seen.content, seen.held, now)
     for document_id in batch.removed:
@@ -115,17 +124,16 @@ def apply(session: Session, batch: Batch, *, generation: str, move: int, now: da
 
 def end_revisions(session: Session, document_ids: Sequence[str], move: int) -> None:
     for some in portions(document_ids):
-        statement = update(RevisionRow).where(
-            col(RevisionRow.document_id).in_(some), col(RevisionRow.until).is_(None)
-        )
+        statement = update(RevisionRow).where(col(RevisionRow.document_id).in_(some), col(RevisionRow.until).is_(None))
         session.execute(statement.values(until=move))
 
 
 def retry_now(session: Session, paths: Sequence[str] | None) -> int:
-    """Make failed documents (all, or at these paths) due at once; returns how many."""
+    """Make failed documents (all, or at and below these paths) due at once; returns how many."""
     statement = update(DocumentRow).where(col(DocumentRow.error).is_not(None))
     if paths is not None:
-        statement = statement.where(col(DocumentRow.path).in_(list(paths)))
+        below = (col(DocumentRow.path).startswith(path.rstrip("/") + "/", autoescape=True) for path in paths)
+        statement = statement.where(or_(col(DocumentRow.path).in_(list(paths)), *below))
     result: Any = session.execute(statement.values(next_try_at=None, tries=0))
     return int(result.rowcount)
 
@@ -184,9 +192,7 @@ def find(session: Session, name: str) -> list[Document]:
     held = set(session.exec(select(HoldRow.document_id)))
     found = []
     for row, live in session.exec(query.where(named)):
-        state = (
-            "failed" if row.error else "held" if row.document_id in held else "live" if live is not None else "gone"
-        )
+        state = "failed" if row.error else "held" if row.document_id in held else "live" if live is not None else "gone"
         found.append(_as_document(row, live, state))
     exact = [one for one in found if name in (one.document_id, one.path)]
     return sorted(exact or found, key=lambda one: (one.state == "gone", one.path))
@@ -203,7 +209,7 @@ def _see(session: Session, one: Upsert | Rehome | Seen) -> None:
 def _fail(session: Session, failed: Failed, now: datetime) -> None:
     row = _row(session, failed.document_id, failed.place)
     row.size, row.mtime_ns, row.inode = failed.stat.size, failed.stat.mtime_ns, failed.stat.inode
-    row.content = failed.content
+    row.content = failed.content or row.content
     row.error, row.tries = failed.error, row.tries + 1
     row.first_failed_at, row.last_failed_at = row.first_failed_at or now, now
     pause = min(FIRST_PAUSE * 2 ** min(row.tries - 1, 20), LONGEST_PAUSE)
@@ -230,7 +236,7 @@ def _revision(one: Upsert | Rehome, generation: str, move: int, now: datetime, c
         content=one.content,
         generation=generation,
         since=move,
-        modified_at=datetime.fromtimestamp(one.stat.mtime_ns / 1e9, UTC),
+        modified_at=one.stat.modified_at,
         ingested_at=now,
         chunks=chunks,
         domain=one.labels.domain,
@@ -248,7 +254,7 @@ def _chunk_counts(session: Session, origins: Sequence[str], move: int) -> dict[s
             or_(col(RevisionRow.until).is_(None), RevisionRow.until == move),
             RevisionRow.since < move,
         )
-        counts.update({document_id: chunks for document_id, chunks in session.execute(query)})
+        counts.update((document_id, chunks) for document_id, chunks in session.execute(query))
     return counts
 
 
@@ -281,7 +287,7 @@ def _as_document(row: DocumentRow, live: RevisionRow | None, state: str) -> Docu
         path=row.path,
         state=state,
         chunks=live.chunks if live else 0,
-        modified_at=live.modified_at if live else datetime.fromtimestamp(row.mtime_ns / 1e9, UTC),
+        modified_at=live.modified_at if live else Stat(row.size, row.mtime_ns, row.inode).modified_at,
         ingested_at=live.ingested_at if live else None,
         error=row.error,
         tries=row.tries,

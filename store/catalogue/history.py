@@ -111,7 +111,8 @@ def reconcile(session: Session, changed: list[Change], *, head: Head, reason: st
         on_disk = row.content if row else None
         undone = {change.now.content if change.now else None, held_before.get(change.document_id)}
         if on_disk != live and on_disk in undone:
-            holds.add(session, change.document_id, on_disk, reason, head.at)
+            kept_out = on_disk or held_before.get(change.document_id)  # a file that is gone may come back
+            holds.add(session, change.document_id, kept_out, reason, head.at)
         else:
             holds.drop(session, [change.document_id])
     return len(holds.listing(session))
@@ -151,5 +152,3 @@ def _as_snapshot(row: SnapshotRow, move: MoveRow) -> Snapshot:
         config=row.config,
         reason=row.reason,
     )
-
-

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import delete
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
 from store.catalogue.tables import DocumentRow, HoldRow
 from store.types import Hold
@@ -26,6 +26,14 @@ def add(session: Session, document_id: str, content: str | None, reason: str, at
     session.add(HoldRow(document_id=document_id, content=content, reason=reason, at=at))
 
 
-def drop(session: Session, document_ids: Sequence[str]) -> None:
+def drop(session: Session, document_ids: Sequence[str], *, without_content: bool = False) -> None:
+    """End the documents' holds; with `without_content` only those that put back a document without its file."""
     for document_id in document_ids:
-        session.execute(delete(HoldRow).where(col(HoldRow.document_id) == document_id))
+        statement = delete(HoldRow).where(col(HoldRow.document_id) == document_id)
+        session.execute(statement.where(col(HoldRow.content).is_(None)) if without_content else statement)
+
+
+def drop_other(session: Session, document_id: str, content: str) -> None:
+    """End a document's hold unless `content` is what it holds: the file has changed."""
+    held = or_(col(HoldRow.content).is_(None), col(HoldRow.content) != content)
+    session.execute(delete(HoldRow).where(col(HoldRow.document_id) == document_id, held))

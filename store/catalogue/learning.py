@@ -80,6 +80,12 @@ def end_run(
     row.adapter, row.examples, row.metrics = adapter, examples, dict(metrics or {})
 
 
+def end_unfinished_runs(session: Session, at: datetime) -> None:
+    """A run that was going on when the process ended has failed."""
+    for row in session.exec(select(RunRow).where(col(RunRow.finished_at).is_(None))):
+        row.finished_at, row.decision, row.reason = at, "failed", "memex ended during the cycle"
+
+
 def runs(session: Session) -> list[Run]:
     """Newest first."""
     return [_as_run(row) for row in session.exec(select(RunRow).order_by(col(RunRow.run).desc()))]

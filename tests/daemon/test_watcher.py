@@ -317,26 +317,31 @@ def test_no_watch_at_all(
     assert len(marks.rescans) == 1
 
 
-def test_a_dead_observer_is_replaced(docs: Path, marks: Marks, watch: Callable[..., Watcher]) -> None:
-    watcher = watch(docs)
-    before = set(threading.enumerate())
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_observer_is_replaced(docs: Path, marks: Marks) -> None:
+    def die_once(source: str, relative: bytes, closed: bool) -> None:
+        if not died.is_set():
+            died.set()
+            raise RuntimeError("ends the observer's thread")
+        marks.on_dirty(source, relative, closed)
+
     died = threading.Event()
-
-    def die(source: str, relative: bytes, closed: bool) -> None:
-        died.set()
-        raise SystemExit  # ends the thread that calls, without a traceback
-
-    watcher._watches["docs"].end()
-    watcher._watches["docs"].begin(die, marks.on_rescan)
-    (docs / "lost").write_text("x")
-    assert died.wait(5)
-    assert eventually(lambda: bool(watcher._watches["docs"].fault()))
-    watcher.check()
-    assert [source for source, _ in marks.rescans] == ["docs"]
-    assert watcher.mode() == {"docs": ("native", "")}
-    (docs / "seen").write_text("x")
-    assert eventually(lambda: b"seen" in marks.paths())
-    assert threading.active_count() <= len(before)
+    before = threading.active_count()
+    watcher = Watcher([Watched("docs", bytes(docs))], die_once, marks.on_rescan)
+    watcher.start()
+    try:
+        watching = threading.active_count()
+        (docs / "lost").write_text("x")
+        assert died.wait(5)
+        assert eventually(lambda: threading.active_count() < watching)
+        watcher.check()
+        assert marks.rescans == [("docs", "watched anew: its observer died")]
+        assert watcher.mode() == {"docs": ("native", "")}
+        (docs / "seen").write_text("x")
+        assert eventually(lambda: b"seen" in marks.paths())
+    finally:
+        watcher.stop()
+    assert threading.active_count() == before
 
 
 def test_a_missing_source_degrades_until_it_appears(

@@ -1,0 +1,25 @@
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports huggingface_hub: a test that reaches for the hub fails at once instead of waiting.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# OpenMP threads that sleep at barriers: other work on the same cores costs a share, not a multiple.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """Where converted models are kept from one run of the tests to the next."""
+    return Path(os.environ.get("MEMEX_TEST_MODELS", ROOT / ".cache" / "models"))
+
+
+@pytest.fixture(scope="session")
+def smollm_path(models_dir: Path) -> Path:
+    """The shipped language model, converted once (about 45 s)."""
+    from trainers.model import resolve
+
+    return resolve("default", models_dir)

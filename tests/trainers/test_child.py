@@ -1,0 +1,118 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.errors import TrainingFailed
+from tests.trainers.conftest import make_example
+from trainers import cycle, gate, lora
+from trainers.child import run_child
+from trainers.cycle import Job
+from trainers.model import LanguageModel
+
+ITEMS = (
+    [make_example(n) for n in range(6)]
+    + [make_example(n, "fresh") for n in range(10, 16)]
+    + [make_example(n, "abstain", gold=False) for n in range(20, 23)]
+)
+
+
+def job(tiny_path: Path, **changes: Any) -> Job:
+    fields = {"base": str(tiny_path), "training": lora.Settings(max_steps=3), "max_new_tokens": 4, "device": "cpu"}
+    return Job(**{**fields, **changes})
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def children() -> set[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    return {int(pid) for pid in found.stdout.split() if alive(int(pid))}
+
+
+def test_a_run_leaves_an_adapter_and_evidence_item_by_item(tiny_path: Path, tmp_path: Path) -> None:
+    cycle.write_job(tmp_path, job(tiny_path, max_items=4), ITEMS)
+    assert cycle.read_job(tmp_path) == job(tiny_path, max_items=4)
+    states: list[Mapping[str, Any]] = []
+    evidence = run_child(tmp_path, nice=3, memory_mb=8000, on_progress=states.append)
+    sets = [item["set"] for item in evidence["items"]]
+    assert (sets.count("fresh"), sets.count("abstain"), sets.count("general")) == (4, 3, 6)
+    assert evidence["steps"] == len(evidence["losses"]) == 3
+    assert evidence["incumbent"] is None
+    assert states[-1]["stage"] == "done"
+    assert {"load", "train"} & {state["stage"] for state in states}
+    card = lora.read_card(tmp_path / cycle.ADAPTER)
+    assert card["sha256"] == evidence["adapter_sha256"]
+    assert card["examples"] == [item.example_id for item in ITEMS[:6]]
+    pairs = [gate.Pair(**{key: item[key] for key in gate.Pair.__slots__}) for item in evidence["items"]]
+    assert gate.decide(pairs).outcome == "inconclusive"
+    LanguageModel.load(tiny_path).use_adapter(tmp_path / cycle.ADAPTER)
+
+    # The next run, against this one's adapter, with the same training: equal scores, which never promote.
+    again = tmp_path / "again"
+    cycle.write_job(again, job(tiny_path, incumbent=str(tmp_path / cycle.ADAPTER)), ITEMS)
+    repeated = run_child(again, nice=0)
+    assert repeated["adapter_sha256"] == evidence["adapter_sha256"]
+    assert all(item["candidate"] == item["incumbent"] for item in repeated["items"])
+
+
+def test_a_failing_child_tells_the_end_of_its_log(tmp_path: Path) -> None:
+    cycle.write_job(tmp_path, Job(base=str(tmp_path / "nowhere")), ITEMS)
+    with pytest.raises(TrainingFailed, match=r"(?s)exit code 1.*MissingModel"):
+        run_child(tmp_path)
+    assert not (tmp_path / cycle.EVIDENCE).exists()
+
+
+def test_stop_and_timeout_end_the_child(tiny_path: Path, tmp_path: Path) -> None:
+    endless = job(tiny_path, training=lora.Settings(max_steps=10**9, minutes=60))
+    cycle.write_job(tmp_path, endless, ITEMS)
+    before = children()
+    stop = threading.Event()
+
+    def on_progress(state: Mapping[str, Any]) -> None:
+        if state["stage"] == "train" and state["done"] > 0:
+            stop.set()
+
+    with pytest.raises(TrainingFailed, match="stopped"):
+        run_child(tmp_path, on_progress=on_progress, stop=stop)
+    with pytest.raises(TrainingFailed, match="not done after 1 s"):
+        run_child(tmp_path, timeout=1)
+    assert children() == before
+    assert not (tmp_path / cycle.ADAPTER).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_the_child_dies_with_its_parent(tiny_path: Path, tmp_path: Path) -> None:
+    endless = job(tiny_path, training=lora.Settings(max_steps=10**9, minutes=60))
+    cycle.write_job(tmp_path, endless, ITEMS)
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from trainers.child import run_child
+        run_child(Path(sys.argv[1]))
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) as parent:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / cycle.PROGRESS).exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent.pid)], capture_output=True, text=True)
+        (child,) = (int(pid) for pid in found.stdout.split())
+        assert os.getpriority(os.PRIO_PROCESS, child) == 10
+        os.kill(parent.pid, signal.SIGKILL)
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(child)

@@ -1,0 +1,141 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.types import Example, Hit
+from tests.trainers.conftest import make_example, make_hit, word_search
+from trainers import examples, questions
+from trainers.examples import Answered, Recipe, build, hold_out
+from trainers.prompt import ABSENT
+
+RECIPE = Recipe(train=30, fresh=12, noise=6, abstain=6, anchor=5)
+
+
+def shown(example: Example) -> set[str]:
+    return {example.document_id, *(passage.document_id for passage in example.passages)}
+
+
+def test_the_three_kinds_of_question_have_their_answer_in_the_sentence() -> None:
+    text = "The frobnicator is a device that turns left screws. It needs at least 42 seconds to warm up in the cold."
+    found = {draft.kind: draft for draft in questions.drafts(text, ("Tools", "Frobnicator"))}
+    assert found["definition"].question == "What is frobnicator?"
+    assert found["definition"].answer == "a device that turns left screws"
+    assert found["cloze"].answer == "42"
+    assert questions.BLANK in found["cloze"].question
+    assert "42" not in found["cloze"].question
+    assert "Frobnicator" in found["heading"].question
+    parts = questions.sentences(text)
+    assert all(draft.answer in parts[draft.sentence] for draft in found.values())
+
+
+def test_a_manual_page_name_line_is_a_definition() -> None:
+    (draft,) = questions.drafts("ls - list directory contents", ())
+    assert (draft.question, draft.answer) == ("What is ls?", "list directory contents")
+
+
+def test_code_and_pronouns_give_no_questions() -> None:
+    assert not list(questions.drafts("x = {1: foo(2), 3: bar[4]} ; y += x[0] | z ** 17 % q == 9", ()))
+    assert not list(questions.drafts("It is a thing that nobody can name.", ()))
+
+
+@given(st.text(), st.integers(5, 60))
+def test_a_window_holds_its_sentence_and_keeps_to_its_size(text: str, words: int) -> None:
+    parts = questions.sentences(text)
+    for at in range(len(parts)):
+        shown = questions.window(parts, at, words)
+        assert len(shown.split()) <= max(words, min(2 * words, len(parts[at].split())))
+        if len(parts[at].split()) <= words:
+            assert " ".join(parts[at].split()) in shown
+
+
+def test_build_fills_every_set_and_leaks_no_document(corpus: list[Hit]) -> None:
+    built = build(corpus, word_search(corpus), recipe=RECIPE, seed=3)
+    sizes = {split: sum(example.split == split for example in built) for split in ("fresh", "noise", "abstain")}
+    assert sizes == {"fresh": 12, "noise": 6, "abstain": 6}
+    train = [example for example in built if example.split == "train"]
+    assert 20 <= len(train) <= 30
+    trained = set().union(*(shown(example) for example in train))
+    tested = set().union(*(shown(example) for example in built if example.split != "train"))
+    assert not trained & tested
+    assert len({example.example_id for example in built}) == len(built)
+
+
+def test_each_example_holds_its_answer_once_and_knows_where(corpus: list[Hit]) -> None:
+    known = {hit.chunk_id: hit for hit in corpus}
+    built = build(corpus, word_search(corpus), recipe=RECIPE, seed=3)
+    for example in built:
+        holding = [n for n, passage in enumerate(example.passages) if example.answers[0] in passage.text]
+        if example.gold is None:
+            assert example.target == ABSENT
+            assert holding == []
+        else:
+            assert holding == [example.gold]
+            assert example.target in example.answers
+            assert example.passages[example.gold].document_id == example.document_id
+        assert all(known[passage.chunk_id].document_id == passage.document_id for passage in example.passages)
+    absent = [example for example in built if example.split == "train" and example.gold is None]
+    assert 0 < len(absent) < 15
+    assert {example.gold for example in built if example.split == "train"} >= {0, 1, 2}  # shuffled
+    assert {len(example.passages) for example in built if example.split == "noise"} == {5}
+
+
+def test_the_same_input_gives_the_same_examples(corpus: list[Hit]) -> None:
+    assert build(corpus, word_search(corpus), seed=1) == build(corpus, word_search(corpus), seed=1)
+    assert build(corpus, word_search(corpus), seed=1) != build(corpus, word_search(corpus), seed=2)
+
+
+def test_what_retrieval_does_not_find_is_not_asked(corpus: list[Hit]) -> None:
+    assert build(corpus, lambda question, k: [], recipe=RECIPE) == []
+
+
+def test_accepted_answers_come_first_with_the_passage_that_holds_them(corpus: list[Hit]) -> None:
+    answered = Answered("Where does it listen?", f"port {4000 + 3}", (corpus[0], corpus[6], corpus[7]))
+    (made,) = [
+        example
+        for seed in range(1)
+        for example in build(corpus, word_search(corpus), [answered], recipe=replace(RECIPE, absent=0.0))
+        if example.kind == "feedback" and example.split in ("train", "fresh")
+    ]
+    assert made.gold is not None
+    assert made.passages[made.gold].chunk_id == corpus[6].chunk_id
+    assert made.target == "port 4003"
+
+
+def test_an_accepted_answer_that_no_passage_holds_is_left_out(corpus: list[Hit]) -> None:
+    answered = [Answered("Why?", "because of reasons unknown", tuple(corpus[:3])), Answered("Why?", ABSENT, ())]
+    assert not [e for e in build(corpus, word_search(corpus), answered, recipe=RECIPE) if e.kind == "feedback"]
+
+
+def test_replay_keeps_sides_and_becomes_anchor(corpus: list[Hit]) -> None:
+    first = build(corpus, word_search(corpus), recipe=RECIPE, seed=3)
+    second = build(corpus, word_search(corpus), replay=first, recipe=RECIPE, seed=4, episode=1)
+    anchors = [example for example in second if example.split == "anchor"]
+    assert len(anchors) == 5
+    assert all(example.episode == 0 for example in anchors)
+    before = set().union(*(shown(example) for example in first if example.split == "train"))
+    after = set().union(*(shown(example) for example in second if example.split != "train"))
+    assert not before & after  # nothing once trained on is ever tested on
+    assert any(example.episode == 0 for example in second if example.split == "train")
+
+
+@given(st.sets(st.text(min_size=1), min_size=2), st.integers(0, 9), st.floats(0, 1))
+def test_both_sides_get_documents(documents: set[str], seed: int, share: float) -> None:
+    held = hold_out(documents, seed, share)
+    assert held < documents
+    assert held
+    assert held == hold_out(sorted(documents), seed, share)
+
+
+def test_jsonl_round_trip(tmp_path: Path) -> None:
+    made = [make_example(n, gold=bool(n % 2)) for n in range(4)]
+    examples.write(tmp_path / "examples.jsonl", made)
+    assert list(examples.read(tmp_path / "examples.jsonl")) == made
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "one"])
+def test_poor_text_costs_nothing(text: str) -> None:
+    hits = [make_hit(f"d{n}", 0, text, ("H",)) for n in range(3)]
+    assert build(hits, word_search(hits)) == []

@@ -1,0 +1,103 @@
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainers.gate import MARGINS, Pair, decide
+
+
+def pairs(name: str, candidate: list[float], incumbent: list[float], per_document: int = 1) -> list[Pair]:
+    return [
+        Pair(f"{name}{n}", name, f"d{n // per_document}", new, old)
+        for n, (new, old) in enumerate(zip(candidate, incumbent, strict=True))
+    ]
+
+
+GUARDS = [pair for name in MARGINS for pair in pairs(name, [0.5] * 12, [0.5] * 12)]
+WIN = pairs("fresh", [0.8] * 24, [0.2] * 24)
+
+scores = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=20, max_size=40)
+
+
+def test_a_clear_win_with_guards_held_is_promoted() -> None:
+    decision = decide(WIN + GUARDS)
+    assert decision.outcome == "promote"
+    assert decision.evidence["fresh"].difference == pytest.approx(0.6)
+    assert decision.evidence["fresh"].lower > 0
+
+
+def test_too_few_items_or_documents_are_inconclusive() -> None:
+    few = decide(WIN[:19] + GUARDS)
+    assert (few.outcome, "19 fresh items" in few.reason) == ("inconclusive", True)
+    one_document = decide(pairs("fresh", [0.8] * 24, [0.2] * 24, per_document=24) + GUARDS)
+    assert one_document.outcome == "inconclusive"
+    assert decide([]).outcome == "inconclusive"
+
+
+@given(st.lists(st.floats(0, 1), min_size=20, max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_equal_scores_never_promote(values: list[float]) -> None:
+    assert decide(pairs("fresh", values, values) + GUARDS).outcome == "reject"
+
+
+@given(scores)
+@settings(max_examples=100, deadline=None)
+def test_what_is_not_better_on_average_is_never_promoted(values: list[tuple[float, float]]) -> None:
+    decision = decide(pairs("fresh", [new for new, _ in values], [old for _, old in values]) + GUARDS)
+    if sum(new - old for new, old in values) <= 0:
+        assert decision.outcome == "reject"
+    if decision.outcome == "promote":
+        assert decision.evidence["fresh"].lower > 0
+
+
+def test_a_win_of_three_documents_among_many_is_chance() -> None:
+    # The bootstrap alone would pass it: no resample misses all three often enough.
+    decision = decide(pairs("fresh", [1.0] * 3 + [0.0] * 21, [0.0] * 24) + GUARDS)
+    assert decision.outcome == "inconclusive"
+    assert decision.sign_p == pytest.approx(1 / 8)
+
+
+def test_chance_differences_are_rarely_promoted() -> None:
+    rng = random.Random(1)
+    promoted = 0
+    for seed in range(200):
+        new, old = ([float(rng.random() < 0.5) for _ in range(24)] for _ in range(2))
+        promoted += decide(pairs("fresh", new, old) + GUARDS, seed=seed).outcome == "promote"
+    assert promoted <= 10  # 5%
+
+
+@pytest.mark.parametrize("guard", list(MARGINS))
+def test_each_guard_vetoes(guard: str) -> None:
+    others = [pair for pair in GUARDS if pair.set != guard]
+    decision = decide(WIN + others + pairs(guard, [0.2] * 12, [0.5] * 12))
+    assert decision.outcome == "reject"
+    assert guard in decision.reason
+
+
+def test_a_guard_that_may_have_fallen_is_inconclusive() -> None:
+    others = [pair for pair in GUARDS if pair.set != "noise"]
+    shaky = pairs("noise", [1.0, 0.0] * 6, [0.0, 1.0] * 6)
+    assert decide(WIN + others + shaky).outcome == "inconclusive"
+
+
+def test_an_empty_guard_is_named_and_does_not_veto() -> None:
+    decision = decide(WIN + [pair for pair in GUARDS if pair.set != "anchor"])
+    assert decision.outcome == "promote"
+    assert "anchor" in decision.reason
+    assert math.isnan(decision.evidence["anchor"].difference)
+
+
+def test_items_of_one_document_count_as_one_piece_of_evidence() -> None:
+    # 24 items, 8 documents: two documents carry the whole gain, so items by themselves would look certain.
+    clustered = [1.0] * 6 + [0.0] * 18
+    decision = decide(pairs("fresh", clustered, [0.0] * 24, per_document=3) + GUARDS)
+    assert decision.outcome == "inconclusive"
+    assert decide(pairs("fresh", clustered, [0.0] * 24) + GUARDS).outcome == "promote"
+
+
+def test_the_decision_does_not_depend_on_the_order_of_items() -> None:
+    items = WIN + GUARDS
+    shuffled = random.Random(3).sample(items, len(items))
+    assert decide(items, seed=5) == decide(shuffled, seed=5)
