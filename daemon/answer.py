@@ -88,7 +88,7 @@ def ask(
 def record_search(memory: Memory, query: str, found: Found, seconds: float) -> str:
     """Keep a search as a retrieval; returns its id."""
     retrieval_id = new_id()
-    memory.record(
+    memory.journal.record(
         Retrieval(
             retrieval_id=retrieval_id,
             at=memory.clock(),
@@ -124,7 +124,7 @@ def _folder(memory: Memory, adapter: int | None) -> Path | None:
 
 
 def _record(memory: Memory, question: str, answer: Answer, mode: str) -> None:
-    memory.record(
+    memory.journal.record(
         Retrieval(
             retrieval_id=answer.retrieval_id,
             at=memory.clock(),

@@ -95,13 +95,9 @@ def fingerprint(settings: Settings) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 
 
-def socket_path(settings: Settings, environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the daemon listens: as set, else in the runtime directory systemd made, else in the state directory."""
-    if settings.api.socket:
-        return Path(settings.api.socket)
-    if runtime := environ.get("RUNTIME_DIRECTORY"):
-        return Path(runtime.split(":")[0]) / "memex.sock"
-    return settings.state_dir / "run" / "memex.sock"
+def socket_path(settings: Settings) -> Path:
+    """Where the daemon listens: as set, else in the state directory, where a command line with the same file looks."""
+    return Path(settings.api.socket) if settings.api.socket else settings.state_dir / "run" / "memex.sock"
 
 
 def locate_line(text: str, key: KeyPath) -> int | None:

@@ -92,7 +92,7 @@ def feedback(runtime: Runtime, retrieval: str, verdict: str, answer: str | None 
     """Say whether an answer was right, and what would have been."""
     if verdict not in ("good", "bad"):
         raise UsageError(f"the verdict is {verdict!r}; say 'good' or 'bad'")
-    runtime.memory.feedback(retrieval, verdict, answer)
+    runtime.memory.journal.feedback(retrieval, verdict, answer)
     return {"retrieval_id": retrieval, "feedback": verdict, "correction": answer}
 
 
@@ -151,12 +151,12 @@ def rollback_plan(runtime: Runtime, snapshot: str, only: str | None = None) -> J
 
 def refresh_list(runtime: Runtime) -> Json:
     """The learning cycles, newest first."""
-    return {"runs": [_run(one) for one in runtime.memory.runs()]}
+    return {"runs": [_run(one) for one in runtime.memory.journal.runs()]}
 
 
 def refresh_show(runtime: Runtime, run: int) -> Json:
     """One learning cycle with its metrics and evidence."""
-    return _run(runtime.memory.run(run))
+    return _run(runtime.memory.journal.run(run))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------

@@ -42,13 +42,13 @@ def refresh(
     TrainingFailed when there is nothing to learn from or the child fails; the run is kept as failed then.
     """
     memory, head = runtime.memory, runtime.memory.head()
-    run = write(lambda: memory.begin_run(trigger=trigger, incumbent=head.adapter))
+    run = write(lambda: memory.journal.begin_run(trigger=trigger, move=head.move, incumbent=head.adapter))
     folder = runtime.settings.state_dir / "refresh" / f"{run:04d}"
     try:
         examples = collect(runtime, run)
         if not any(example.split == "train" for example in examples):
             raise TrainingFailed("no questions could be made from the documents yet; ingest more, or ask and judge")
-        write(lambda: memory.add_examples(run, examples))
+        write(lambda: memory.journal.add_examples(run, examples))
         cycle.write_job(folder, _job(runtime, head), examples)
         evidence = _train_and_evaluate(runtime, folder, on_progress, stop)
         decision = gate.decide(_pairs(evidence), seed=run)
@@ -66,7 +66,7 @@ def refresh(
         )
     except Exception as error:
         reason = str(error)
-        write(lambda: memory.end_run(run, decision="failed", reason=reason))
+        write(lambda: memory.journal.end_run(run, decision="failed", reason=reason))
         raise
     finally:
         shutil.rmtree(folder / cycle.ADAPTER, ignore_errors=True)  # moved away by then, if it is to be kept
@@ -79,12 +79,12 @@ def collect(runtime: Runtime, episode: int) -> list[Example]:
     newest = [one.document_id for one in live[:NEWEST_DOCUMENTS]]
     rank = {document_id: number for number, document_id in enumerate(newest)}
     chunks = sorted(memory.chunks(newest), key=lambda hit: (rank[hit.document_id], hit.position))
-    judged = [answered for one in memory.judged(LATEST_RETRIEVALS) if (answered := _answered(runtime, one))]
+    judged = [answered for one in memory.journal.judged(LATEST_RETRIEVALS) if (answered := _answered(runtime, one))]
     return build(
         chunks,
         lambda question, k: memory.search(question, k).hits,
         judged,
-        memory.examples(),
+        memory.journal.examples(),
         _recipe(runtime),
         seed=0,
         episode=episode,
@@ -156,15 +156,15 @@ def _conclude(
     reason = decision.reason
     if memory.head().adapter != before.adapter:
         outcome, reason = "inconclusive", "another adapter began to serve during the cycle; run it again"
-    adapter = memory.add_adapter(run, base=runtime.settings.generator.model, sha256=evidence["adapter_sha256"])
+    adapter = memory.journal.add_adapter(run, base=runtime.settings.generator.model, sha256=evidence["adapter_sha256"])
     kept = memory.adapter_folder(adapter)
     kept.parent.mkdir(exist_ok=True)
     shutil.rmtree(kept, ignore_errors=True)  # of a run that was killed before its adapter had a row
     os.rename(folder / cycle.ADAPTER, kept)
     if outcome == "promote":
         memory.promote(adapter)
-    memory.end_run(run, decision=outcome, reason=reason, adapter=adapter, examples=examples, metrics=metrics)
-    ended = memory.run(run)
+    memory.journal.end_run(run, decision=outcome, reason=reason, adapter=adapter, examples=examples, metrics=metrics)
+    ended = memory.journal.run(run)
     assert ended.finished_at is not None
     return {
         "run": run,

@@ -175,7 +175,7 @@ class Service:
             self.runtime.memory.snapshot(reason="schedule")
 
     def _refresh_if_asked_enough(self) -> None:
-        if self.runtime.memory.retrievals_since_refresh() >= self.settings.refresh.min_retrievals:
+        if self.runtime.memory.journal.retrievals_since_refresh() >= self.settings.refresh.min_retrievals:
             self._refresh_aside("retrievals")
 
     def _refresh_aside(self, trigger: str) -> None:
@@ -258,8 +258,7 @@ def overall_mode(modes: list[str]) -> str:
 
 def notify_pause() -> float:
     """Seconds between two signs of life to systemd."""
-    interval = notify.watchdog_interval()
-    return interval / 2 if interval else 60.0
+    return notify.watchdog_interval() or 60.0
 
 
 def serve(settings: Settings) -> None:

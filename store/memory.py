@@ -30,19 +30,17 @@ from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
 from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
+from store.journal import Journal
 from store.snapshots import Plan, RolledBack, plan
 from store.types import (
     Batch,
     Document,
-    Example,
     Filters,
     Head,
     Hit,
     Hold,
     Known,
-    Retrieval,
     Revision,
-    Run,
     Snapshot,
     State,
     Vectors,
@@ -100,6 +98,7 @@ class Memory:
                 raise NotFound(f"no memory in {state_dir} yet; run `memex sync` or `memex serve` first")
             self.database = Database(state_dir / CATALOGUE, create=write)
             self.vectors = Generations(state_dir / "generations")
+            self.journal = Journal(self.database, clock)
             self.cache = EmbeddingCache(state_dir / "embeddings.sqlite", cache_mb)
             if write:
                 self._begin()
@@ -203,55 +202,6 @@ class Memory:
         with self._turn, self.database.write() as session:
             return documents.retry_now(session, paths)
 
-    def record(self, retrieval: Retrieval) -> None:
-        """Keep a retrieval. Needs no lock: a row of its own never meets another writer's."""
-        with self.database.write() as session:
-            learning.add_retrieval(session, retrieval)
-
-    def feedback(self, retrieval_id: str, verdict: str, correction: str | None = None) -> None:
-        """Say whether a retrieval's answer was right, and what would have been. Raises NotFound."""
-        self.retrieval(retrieval_id)
-        with self.database.write() as session:
-            learning.set_feedback(session, retrieval_id, verdict, correction)
-
-    def begin_run(self, *, trigger: str, incumbent: int | None) -> int:
-        """Record that a refresh cycle begins; returns its number."""
-        with self.database.write() as session:
-            return learning.begin_run(
-                session, at=self.clock(), trigger=trigger, move=self.head().move, incumbent=incumbent
-            )
-
-    def end_run(
-        self,
-        run: int,
-        *,
-        decision: str,
-        reason: str,
-        adapter: int | None = None,
-        examples: int = 0,
-        metrics: Mapping[str, Any] | None = None,
-    ) -> None:
-        with self.database.write() as session:
-            learning.end_run(
-                session,
-                run,
-                at=self.clock(),
-                decision=decision,
-                reason=reason,
-                adapter=adapter,
-                examples=examples,
-                metrics=metrics,
-            )
-
-    def add_examples(self, run: int, examples: Sequence[Example]) -> None:
-        with self.database.write() as session:
-            learning.add_examples(session, run, examples)
-
-    def add_adapter(self, run: int, *, base: str, sha256: str) -> int:
-        """Number a candidate; its files go to `adapter_folder`."""
-        with self.database.write() as session:
-            return learning.add_adapter(session, run=run, at=self.clock(), base=base, sha256=sha256)
-
     # --- reading -----------------------------------------------------------------------------------------------
 
     def head(self) -> Head:
@@ -326,13 +276,6 @@ class Memory:
     def plan_rollback(self, name: str, only: str | None = None) -> Plan:
         return plan(self.database, name, only)
 
-    def retrieval(self, retrieval_id: str) -> Retrieval:
-        with self.database.read() as session:
-            found = learning.retrieval(session, retrieval_id)
-        if found is None:
-            raise NotFound(f"no retrieval {retrieval_id!r}; `memex ask --json` gives the id of each")
-        return found
-
     def counts(self) -> tuple[int, int]:
         """(documents, chunks) at the head."""
         with self.database.read() as session:
@@ -349,34 +292,6 @@ class Memory:
         """Those of the chunks that the head has, in the order asked for."""
         head = self.head()
         return self.vectors.by_id(head.generation, head.version, chunk_ids)
-
-    def judged(self, limit: int) -> list[Retrieval]:
-        """The latest retrievals whose answer was accepted or corrected, newest first."""
-        with self.database.read() as session:
-            return learning.retrievals(session, judged=True, limit=limit)
-
-    def examples(self) -> list[Example]:
-        """The examples of all cycles so far, oldest first."""
-        with self.database.read() as session:
-            return learning.examples(session)
-
-    def runs(self) -> list[Run]:
-        """The refresh cycles, newest first."""
-        with self.database.read() as session:
-            return learning.runs(session)
-
-    def run(self, number: int) -> Run:
-        with self.database.read() as session:
-            found = learning.run(session, number)
-        if found is None:
-            raise NotFound(f"no refresh {number}; `memex refresh list` shows them")
-        return found
-
-    def retrievals_since_refresh(self) -> int:
-        """How many retrievals came after the last refresh began."""
-        with self.database.read() as session:
-            latest = learning.runs(session)[:1]
-            return learning.retrievals_since(session, latest[0].started_at if latest else None)
 
     def adapter_folder(self, adapter: int) -> Path:
         return self.state_dir / "adapters" / f"{adapter:04d}"

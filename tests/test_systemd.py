@@ -68,7 +68,6 @@ def test_what_breaks_torch_is_absent() -> None:
 def test_unit_speaks_to_the_daemon_as_the_daemon_does(unit: str) -> None:
     text = (UNITS / unit).read_text()
     assert "\nType=notify\n" in text
-    assert "\nRuntimeDirectory=memex\nRuntimeDirectoryMode=0700\n" in text
     assert "WatchdogSec" not in text or "watchdog(" in (UNITS.parent / "daemon" / "service.py").read_text()
 
 

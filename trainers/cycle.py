@@ -39,8 +39,8 @@ class Job:
     base: str  # the model's directory, as trainers.model.resolve gave it
     incumbent: str | None = None  # the serving adapter's directory
     training: lora.Settings = field(default_factory=lora.Settings)
-    max_new_tokens: int = 32
-    batch: int = 4  # chats evaluated at once
+    max_new_tokens: int = 24
+    batch: int = 8  # chats evaluated at once
     max_items: int = 32  # evaluated per set
     threads: int | None = None
     device: str = "auto"

@@ -91,7 +91,7 @@ def evaluate(
     model: LanguageModel,
     examples: Sequence[Example],
     max_new_tokens: int,
-    batch: int = 4,
+    batch: int = 8,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Score]:
     """Answer and score every example with the adapter in use, in the examples' order; then the general text."""

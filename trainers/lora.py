@@ -10,6 +10,7 @@ import json
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -66,10 +67,9 @@ def train(
     """Train a new adapter on `model` and leave it active, to be written by `save`.
 
     Same model, items, settings and thread count give the same adapter on a CPU, as long as the time budget does not
-    cut the run short. Ends after `max_steps` or `minutes`, whichever is first; a step that has begun within its time
-    is finished. Raises TrainingFailed when there is nothing to train on or not one step fits.
+    cut the run short. Ends after `max_steps` or `minutes`, whichever is first: steps that
+    would not fit are not begun. Raises TrainingFailed when there is nothing to train on or not one step fits.
     """
-    import peft
     import torch
 
     if not items:
@@ -78,7 +78,7 @@ def train(
     torch.manual_seed(settings.seed)  # the adapter's first weights come from torch's global generator
     order = random.Random(settings.seed)
     activate(model, None)
-    peft.inject_adapter_in_model(_config(settings), model, adapter_name=_CANDIDATE)
+    _inject(model, _config(settings), _CANDIDATE)
     activate(model, _CANDIDATE)
     weights = [weight for name, weight in model.named_parameters() if f".{_CANDIDATE}." in name]
     for weight in model.parameters():
@@ -86,15 +86,13 @@ def train(
     for weight in weights:
         weight.requires_grad_(True)
     optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
-    rising = max(1, round(settings.warmup * settings.max_steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / rising, (settings.max_steps - step) / max(1, settings.max_steps - rising)),
-    )
     losses: list[float] = []
     tokens = 0
     queue: list[Item] = []
-    while len(losses) < settings.max_steps and time.monotonic() - started < 60 * settings.minutes:
+    planned = settings.max_steps if settings.minutes > 0 else 0
+    while len(losses) < planned:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * _rate(len(losses), planned, settings.warmup)
         total = 0.0
         for _ in range(settings.accumulate):
             if not queue:
@@ -106,15 +104,24 @@ def train(
             tokens += len(item.prompt) + len(item.answer)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(total / settings.accumulate)
-        progress(len(losses), settings.max_steps)
+        progress(len(losses), planned)
+        # Where the time will not do for all steps, the rate falls to zero by the last one that fits.
+        elapsed = time.monotonic() - started
+        fitting = int((60 * settings.minutes - elapsed) / (elapsed / len(losses)))
+        planned = min(settings.max_steps, len(losses) + max(0, fitting))
     if not losses:
         raise TrainingFailed(f"not one step fits into {settings.minutes:g} minutes; raise refresh.minutes")
     for weight in weights:
         weight.requires_grad_(False)
     return Training(tuple(losses), tokens, time.monotonic() - started)
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """The share of the learning rate at a step, counted from 0: a linear rise, then a linear fall."""
+    rising = max(1, round(warmup * steps))
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
 
 
 def answer_loss(model: Any, item: Item) -> Any:
@@ -187,7 +194,7 @@ def attach(model: Any, directory: Path, base: str) -> str:
         )
     name = f"adapter-{card['sha256'][:16]}"
     config = peft.LoraConfig.from_pretrained(str(directory))
-    peft.inject_adapter_in_model(config, model, adapter_name=name)
+    _inject(model, config, name)
     state = {key.removeprefix(_PREFIX): weight for key, weight in load_file(str(weights)).items()}
     peft.set_peft_model_state_dict(model, state, adapter_name=name)
     model.eval()
@@ -222,6 +229,15 @@ def _config(settings: Settings) -> Any:
         task_type="CAUSAL_LM",
         inference_mode=True,  # what the files say: whoever loads them serves, and trains only when it asks to
     )
+
+
+def _inject(model: Any, config: Any, name: str) -> None:
+    import peft
+
+    with warnings.catch_warnings():
+        # peft warns of every adapter after the first; several on one base are what is meant here.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        peft.inject_adapter_in_model(config, model, adapter_name=name)
 
 
 def _layers(model: Any) -> list[Any]:

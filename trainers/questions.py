@@ -84,7 +84,7 @@ def drafts(text: str, headings: Sequence[str]) -> Iterator[Draft]:
                     break  # one blank a sentence: more would be the same question again
     if headings and parts:
         opening = next((n for n, part in enumerate(parts) if part.rstrip(":") not in headings), None)
-        if opening is not None and 5 <= len(parts[opening].split()) <= 25:
+        if opening is not None and 5 <= len(parts[opening].split()) <= 14:
             yield Draft("heading", f"What does the section {headings[-1]} begin with?", parts[opening], opening)
 
 

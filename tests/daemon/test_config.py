@@ -150,11 +150,9 @@ def test_fingerprint_tells_settings_apart(tmp_path: Path) -> None:
     assert fingerprint(Settings()) != fingerprint(Settings(chunking=Chunking(tokens=201)))
 
 
-def test_socket_is_where_it_is_set_else_in_the_runtime_or_state_directory(tmp_path: Path) -> None:
-    settings = Settings(state_dir=tmp_path)
-    assert socket_path(settings, {}) == tmp_path / "run" / "memex.sock"
-    assert socket_path(settings, {"RUNTIME_DIRECTORY": "/run/memex"}) == Path("/run/memex/memex.sock")
-    assert socket_path(load(written(tmp_path, '[api]\nsocket = "/s"'), {}), {"RUNTIME_DIRECTORY": "/r"}) == Path("/s")
+def test_socket_is_where_it_is_set_else_in_the_state_directory(tmp_path: Path) -> None:
+    assert socket_path(Settings(state_dir=tmp_path)) == tmp_path / "run" / "memex.sock"
+    assert socket_path(load(written(tmp_path, '[api]\nsocket = "/s"'), {})) == Path("/s")
 
 
 def test_loading_is_quick_and_imports_no_engine() -> None:

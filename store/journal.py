@@ -1,0 +1,102 @@
+"""What was asked and what was learned: retrievals, refresh runs, their examples, adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from store.catalogue import learning
+from store.catalogue.database import Database
+from store.errors import NotFound
+from store.types import Example, Retrieval, Run
+
+
+class Journal:
+    """Reached as `memory.journal`. Writing here needs no turn: each call is one transaction on rows of its own."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    def record(self, retrieval: Retrieval) -> None:
+        """Keep a retrieval. Needs no lock: a row of its own never meets another writer's."""
+        with self._database.write() as session:
+            learning.add_retrieval(session, retrieval)
+
+    def feedback(self, retrieval_id: str, verdict: str, correction: str | None = None) -> None:
+        """Say whether a retrieval's answer was right, and what would have been. Raises NotFound."""
+        self.retrieval(retrieval_id)
+        with self._database.write() as session:
+            learning.set_feedback(session, retrieval_id, verdict, correction)
+
+    def begin_run(self, *, trigger: str, move: int, incumbent: int | None) -> int:
+        """Record that a refresh cycle begins; returns its number."""
+        with self._database.write() as session:
+            return learning.begin_run(session, at=self._clock(), trigger=trigger, move=move, incumbent=incumbent)
+
+    def end_run(
+        self,
+        run: int,
+        *,
+        decision: str,
+        reason: str,
+        adapter: int | None = None,
+        examples: int = 0,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        with self._database.write() as session:
+            learning.end_run(
+                session,
+                run,
+                at=self._clock(),
+                decision=decision,
+                reason=reason,
+                adapter=adapter,
+                examples=examples,
+                metrics=metrics,
+            )
+
+    def add_examples(self, run: int, examples: Sequence[Example]) -> None:
+        with self._database.write() as session:
+            learning.add_examples(session, run, examples)
+
+    def add_adapter(self, run: int, *, base: str, sha256: str) -> int:
+        """Number a candidate; its files go to `adapter_folder`."""
+        with self._database.write() as session:
+            return learning.add_adapter(session, run=run, at=self._clock(), base=base, sha256=sha256)
+
+    def retrieval(self, retrieval_id: str) -> Retrieval:
+        with self._database.read() as session:
+            found = learning.retrieval(session, retrieval_id)
+        if found is None:
+            raise NotFound(f"no retrieval {retrieval_id!r}; `memex ask --json` gives the id of each")
+        return found
+
+    def judged(self, limit: int) -> list[Retrieval]:
+        """The latest retrievals whose answer was accepted or corrected, newest first."""
+        with self._database.read() as session:
+            return learning.retrievals(session, judged=True, limit=limit)
+
+    def examples(self) -> list[Example]:
+        """The examples of all cycles so far, oldest first."""
+        with self._database.read() as session:
+            return learning.examples(session)
+
+    def runs(self) -> list[Run]:
+        """The refresh cycles, newest first."""
+        with self._database.read() as session:
+            return learning.runs(session)
+
+    def run(self, number: int) -> Run:
+        with self._database.read() as session:
+            found = learning.run(session, number)
+        if found is None:
+            raise NotFound(f"no refresh {number}; `memex refresh list` shows them")
+        return found
+
+    def retrievals_since_refresh(self) -> int:
+        """How many retrievals came after the last refresh began."""
+        with self._database.read() as session:
+            latest = learning.runs(session)[:1]
+            return learning.retrievals_since(session, latest[0].started_at if latest else None)
