@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from daemon import client, render
@@ -261,8 +263,13 @@ def config_show(config: Config = None, as_json: AsJson = False) -> None:
 
 def main() -> None:
     """The `memex` command: runs, and turns errors into messages and exit codes."""
+    # Threads that spin at barriers take the cores from training and embedding in turn. Must be set before torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))
+    except click.ClickException as error:  # what was typed cannot be understood
+        error.show()
+        sys.exit(UsageError.exit_code)
     except MemexError as error:
         from daemon.api import describe
 

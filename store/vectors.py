@@ -300,7 +300,7 @@ def _hit(row: dict[str, Any], score: float) -> Hit:
 
 def _matrix(column: pa.ChunkedArray) -> Vectors:
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(len(column), -1)
+    return np.asarray(flat, np.float32).reshape(len(column), column.type.list_size)
 
 
 def _quoted(value: str) -> str:

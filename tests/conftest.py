@@ -1,7 +1,13 @@
+"""What all tests share: no network, no deadlines on a busy machine, the converted language model."""
+
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("memex", deadline=None)  # the machine's other work is no failure
+settings.load_profile("memex")
 
 # Before anything imports huggingface_hub: a test that reaches for the hub fails at once instead of waiting.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -45,7 +45,7 @@ class Failed(Exception):
 class Demo:
     """One state directory, one daemon, and the folders that it watches."""
 
-    def __init__(self, folder: Path, documents: Path | None) -> None:
+    def __init__(self, folder: Path, documents: Path | None, settings: str) -> None:
         self.notes = folder / "notes"
         self.library = documents or folder / "library"
         self.config = folder / "config.toml"
@@ -61,7 +61,7 @@ class Demo:
             f"state_dir = {json.dumps(str(folder / 'state'))}\n"
             f'[[sources]]\npath = {json.dumps(str(self.notes))}\nname = "notes"\n'
             f'[[sources]]\npath = {json.dumps(str(self.library))}\nname = "library"\n'
-            "[refresh]\nminutes = 6.0\nmax_steps = 16\n"
+            + settings
         )
 
     def memex(self, *arguments: str, code: int = 0) -> Any:
@@ -109,7 +109,7 @@ class Demo:
 
 def main(documents: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="memex-demo-") as folder:
-        demo = Demo(Path(folder), documents)
+        demo = Demo(Path(folder), documents, "[refresh]\nminutes = 6.0\nmax_steps = 16\n")
         print(f"memex demo: state, notes and log are in {folder}")
         try:
             for number, step in enumerate(STEPS, start=1):

@@ -28,7 +28,9 @@ _CLOZE = re.compile(
 )
 _PLAIN = re.compile(r"[(\"'*]*[A-Za-z][\w'/-]*[)\"'*.,:;!?]*$")
 _VAGUE = re.compile(
-    r"\b(it|its|this|that|these|those|there|which|what|who|he|she|they|we|you|one|here|default)\b", re.IGNORECASE
+    r"\b(it|its|this|that|these|those|there|which|what|who|he|she|they|we|you|one|here|default"
+    r"|the|an?|and|or|if|when|where|while|because|since|for|from|with|see|look|note|each|any|all|some|no|not)\b",
+    re.IGNORECASE,
 )
 BLANK = "____"
 
@@ -78,7 +80,7 @@ def drafts(text: str, headings: Sequence[str]) -> Iterator[Draft]:
         if len(sentence.split()) >= 8:
             for match in _CLOZE.finditer(sentence):
                 answer = match.group()
-                if sentence.count(answer) == 1:
+                if sentence.count(answer) == 1 and not _VAGUE.match(answer):
                     blanked = sentence[: match.start()] + BLANK + sentence[match.end() :]
                     yield Draft("cloze", f"Fill in the blank: {blanked}", answer, number)
                     break  # one blank a sentence: more would be the same question again

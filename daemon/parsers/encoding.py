@@ -67,13 +67,12 @@ def _legacy(data: bytes) -> str:
     if damaged * 10 <= foreign:
         return text  # UTF-8 with a few broken characters, such as a cut-off end
     sample = data[:_SAMPLE]
-    high = len(sample) - len(sample.translate(None, bytes(range(128, 256))))
-    if high <= sum(map(len, re.findall(rb"[A-Za-z]+", sample))) // 4:
-        return (
-            data.decode("cp1252", "replace")
-            if not re.search(rb"[\x81\x8d\x8f\x90\x9d]", data)
-            else data.decode("latin-1")
-        )
+    runs = re.findall(rb"[\x80-\xff]+", sample)
+    high = sum(map(len, runs))
+    # in Western text single accented letters stand among ASCII ones; other alphabets fill whole words
+    if high <= 2 * len(runs) and high <= sum(map(len, re.findall(rb"[A-Za-z]+", sample))):
+        undefined = re.search(rb"[\x81\x8d\x8f\x90\x9d]", data)
+        return data.decode("latin-1" if undefined else "cp1252")
     import charset_normalizer
 
     best = charset_normalizer.from_bytes(sample).best()

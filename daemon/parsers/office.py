@@ -95,14 +95,14 @@ def xlsx(data: bytes) -> Parsed:
 def epub(data: bytes) -> Parsed:
     """The chapters in reading order."""
     archive = unzip(data)
-    packages = ElementTree.fromstring(archive.read("META-INF/container.xml")).iter("{*}rootfile")
+    packages = ElementTree.fromstring(archive.read("META-INF/container.xml")).findall(".//{*}rootfile")
     place = next((package.get("full-path") for package in packages), None)
     if place is None:
         raise ParseError("an EPUB whose container names no package")
     package = ElementTree.fromstring(archive.read(place))
-    names = {item.get("id"): item.get("href", "") for item in package.iter("{*}item")}
+    names = {item.get("id"): item.get("href", "") for item in package.findall("{*}manifest/{*}item")}
     outline = Outline()
-    for reference in package.iter("{*}itemref"):
+    for reference in package.findall("{*}spine/{*}itemref"):
         member = posixpath.normpath(
             posixpath.join(posixpath.dirname(place), unquote(names.get(reference.get("idref"), "")))
         )

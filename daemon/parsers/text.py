@@ -72,6 +72,8 @@ def front_matter(text: str) -> tuple[dict[str, str], str]:
             metadata[key] = _scalar(pair[2] or "")
         elif key and (item := re.match(r"[ \t]*-[ \t]+(.*)$", line)):
             metadata[key] = ",".join(filter(None, [metadata[key], _scalar(item[1])]))
+        elif line.strip() and not line.startswith((" ", "\t", "#")):
+            return {}, text  # a paragraph between two rules
     return {key: value for key, value in metadata.items() if value}, text[found.end() :]
 
 

@@ -94,7 +94,7 @@ def parser() -> Iterator[ParserProcess]:
         yield process
 
 
-@pytest.fixture()
+@pytest.fixture
 def world(tmp_path: Path, parser: ParserProcess) -> Iterator[World]:
     one = World(tmp_path, parser)
     yield one

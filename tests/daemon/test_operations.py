@@ -16,7 +16,7 @@ from store.errors import NotFound, UsageError
 from tests.daemon.conftest import World, counts
 
 
-@pytest.fixture()
+@pytest.fixture
 def three(world: World) -> World:
     for name in ("a.txt", "b.txt", "sub/c.txt"):
         world.write(name, f"text of {name}")
@@ -361,7 +361,7 @@ def test_names_that_are_not_utf8_or_hold_newlines(world: World) -> None:
 # --- rollback and what it holds --------------------------------------------------------------------------------
 
 
-@pytest.fixture()
+@pytest.fixture
 def poisoned(three: World) -> World:
     """A rollback has taken an edit and a new file out; both still lie in the folder."""
     operations.snapshot_create(three.runtime, "good")
@@ -491,7 +491,7 @@ def test_it_does_not_come_back_after_it_could_not_be_read(three: World) -> None:
     assert three.remembered()["a.txt"] == "text of a.txt"
 
 
-@pytest.fixture()
+@pytest.fixture
 def restored(three: World) -> World:
     """A rollback has put back two documents whose files were deleted."""
     operations.snapshot_create(three.runtime, "good")
