@@ -38,20 +38,15 @@ def build(operations: dict[str, Operation], status: Callable[[], Any]) -> FastAP
     @app.exception_handler(MemexError)
     def _ours(_request: Request, error: MemexError) -> JSONResponse:
         code = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-        return JSONResponse(describe(error), status_code=code)
+        return JSONResponse(error.described(), status_code=code)
 
     @app.exception_handler(RequestValidationError)
     def _theirs(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return JSONResponse(describe(UsageError(f"{where}: {first['msg']}")), status_code=400)
+        return JSONResponse(UsageError(f"{where}: {first['msg']}").described(), status_code=400)
 
     return app
-
-
-def describe(error: MemexError) -> dict[str, Any]:
-    """An error as the JSON object that scripts read."""
-    return {"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
 
 
 class SocketServer:

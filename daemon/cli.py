@@ -7,15 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
 from daemon import client, render
 from store.errors import MemexError, UsageError
 
 INTERRUPTED, PARTLY = 130, 3
+MISTYPED: Any = typer.BadParameter.__bases__[0]  # what typer raises for any command line it cannot read
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -267,17 +267,19 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         sys.exit(app(standalone_mode=False))
-    except click.ClickException as error:  # what was typed cannot be understood
-        error.show()
-        sys.exit(UsageError.exit_code)
+    except MISTYPED as error:
+        _complain(UsageError(f"{error.format_message()} (`memex --help`)"))
     except MemexError as error:
-        from daemon.api import describe
-
-        print(json.dumps(describe(error)) if "--json" in sys.argv else f"memex: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _complain(error)
     except (KeyboardInterrupt, typer.Abort):
         print("memex: interrupted; what was committed stands", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _complain(error: MemexError) -> NoReturn:
+    text = json.dumps(error.described()) if "--json" in sys.argv else f"memex: {error}"
+    print(text, file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _settings(config: Path | None) -> Any:

@@ -19,6 +19,10 @@ class MemexError(Exception):
 
     exit_code = 1
 
+    def described(self) -> dict[str, str | int]:
+        """As the JSON object that scripts read."""
+        return {"error": type(self).__name__, "message": str(self), "exit_code": self.exit_code}
+
 
 class UsageError(MemexError):
     exit_code = 2

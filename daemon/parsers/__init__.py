@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from daemon.parsers.archive import gunzip, unzip
-from daemon.parsers.code import code
-from daemon.parsers.html import html
-from daemon.parsers.office import docx, epub, pptx, xlsx
+from daemon.parsers.documents import docx, epub, pdf, pptx, xlsx
 from daemon.parsers.outline import Parsed, cleaned
-from daemon.parsers.pdf import pdf
 from daemon.parsers.records import json_document, json_lines, message, notebook, table
+from daemon.parsers.symbols import code
 from daemon.parsers.text import manual, markdown, plain, restructured
+from daemon.parsers.web import html
 from store.errors import ParseError
 
 __all__ = ["FORMATS", "PARSER_VERSION", "Parsed", "parse_bytes"]

@@ -74,7 +74,7 @@ def valid(text: str) -> str:
 def cleaned(parsed: Parsed, name: str) -> Parsed:
     """`parsed` with valid text throughout, and with the file's name where it says no title."""
     return Parsed(
-        valid(parsed.title.strip()) or name,
+        valid(parsed.title.strip() or name),
         tuple(_valid_sections(parsed.sections)),
         {valid(key): valid(value) for key, value in parsed.metadata.items()},
     )

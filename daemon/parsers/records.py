@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from daemon.parsers.encoding import decode
-from daemon.parsers.html import html_text
 from daemon.parsers.outline import Outline, Parsed
 from daemon.parsers.text import markdown_text, plain
+from daemon.parsers.web import html_text
 from store.types import Section
 
 

@@ -558,6 +558,43 @@ def test_the_past_stays_what_it_was(poisoned: World) -> None:
     assert operations.rollback_plan(poisoned.runtime, "good")["changed"] == (str(poisoned.docs / "b.txt"),)
 
 
+# --- errors that the process outlives --------------------------------------------------------------------------
+
+
+def test_a_commit_that_fails_halfway_does_not_wedge_the_next(three: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    three.write("a.txt", "edited")
+    three.write("d.txt", "a new file")
+    with monkeypatch.context() as patch:
+        patch.setattr("store.memory.sync_filesystem", full)
+        with pytest.raises(OSError, match="no space"):
+            three.sync()
+    assert three.remembered()["a.txt"] == "text of a.txt"
+    assert counts(three.sync()) == {"added": 1, "changed": 1, "unchanged": 2}
+    assert three.remembered()["a.txt"] == "edited"
+
+
+def test_a_rollback_that_fails_does_not_happen_later(three: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    operations.snapshot_create(three.runtime, "good")
+    three.write("a.txt", "edited")
+    three.sync()
+    with monkeypatch.context() as patch:
+        patch.setattr("store.snapshots.sync_filesystem", full)
+        with pytest.raises(OSError, match="no space"):
+            operations.rollback(three.runtime, "good")
+    three.write("b.txt", "edited too")
+    three.sync()
+    three.reopen()
+    assert three.remembered()["a.txt"] == "edited"
+    operations.rollback(three.runtime, "good")
+    assert three.remembered()["b.txt"] == "text of b.txt"
+
+
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
@@ -565,7 +602,7 @@ def test_searches_are_recorded_and_can_be_judged(three: World) -> None:
     found = operations.search(three.runtime, "text of b.txt", k=1)
     assert [one["path"] for one in found["results"]] == [str(three.docs / "b.txt")]
     operations.feedback(three.runtime, found["retrieval_id"], "good", "b")
-    kept = three.runtime.memory.retrieval(found["retrieval_id"])
+    kept = three.runtime.memory.journal.retrieval(found["retrieval_id"])
     assert (kept.query, kept.mode, kept.feedback, kept.correction) == ("text of b.txt", "search", "good", "b")
     with pytest.raises(UsageError, match="'good' or 'bad'"):
         operations.feedback(three.runtime, found["retrieval_id"], "perhaps")

@@ -279,6 +279,6 @@ class TestCache:
         vectors = np.random.default_rng(0).random((10_000, 384), np.float32)
         keys = [cache_key(str(i), "g") for i in range(10_000)]
         cache.put_many(dict(zip(keys, vectors, strict=True)))
-        started = time.perf_counter()
+        started = time.process_time()  # others may use the processor too
         assert len(cache.get_many(keys)) == 10_000
-        assert time.perf_counter() - started < 1.0  # 0.1 to 0.4 s
+        assert time.process_time() - started < 0.8  # about 0.15 s

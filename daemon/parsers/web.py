@@ -8,6 +8,7 @@ from typing import Any
 
 from daemon.parsers.encoding import decode
 from daemon.parsers.outline import Outline, Parsed
+from store.errors import ParseError
 
 _SKIPPED = {"script", "style", "nav", "template", "noscript", "svg", "math", "iframe", "object", "canvas", "form"}
 _SKIPPED |= {"button", "select", "head", "footer", "aside"}
@@ -16,6 +17,8 @@ _BLOCKS = {"address", "article", "body", "caption", "dd", "details", "div", "dt"
 _BLOCKS |= {"br", "hr", "html", "li", "main", "summary", "tbody", "tfoot", "thead", "tr"} | _PARAGRAPHS
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _CELLS = {"td", "th"}
+_DEEPEST = 10_000  # the library's time grows with the square of the depth: 0.3 s for this, minutes for 100,000
+_TAG = re.compile(r"<(/?)(?!(?:br|hr|img|input|link|meta|p|li|dt|dd|tr|td|th|option|col|wbr)\b)[A-Za-z]")
 
 
 def html(data: bytes) -> Parsed:
@@ -47,6 +50,8 @@ def html_into(outline: Outline, text: str, depth: int = 0) -> str:
     """Add a page's headings and text to the outline, `depth` levels further in; returns the page's title."""
     from selectolax.lexbor import LexborHTMLParser
 
+    if _depth(text) > _DEEPEST:
+        raise ParseError(f"nested more than {_DEEPEST:,} elements deep")
     tree = LexborHTMLParser(text)
     named = tree.css_first("title")
     title = named.text(strip=True) if named else ""
@@ -81,6 +86,17 @@ def html_into(outline: Outline, text: str, depth: int = 0) -> str:
         elif tag in _CELLS and not entering:
             outline.text(" | ")
     return title or first_heading
+
+
+def _depth(text: str) -> int:
+    """How deep the elements are nested that must be closed, at the deepest place."""
+    if text.count("<") <= _DEEPEST:
+        return 0
+    depth = deepest = 0
+    for tag in _TAG.finditer(text):
+        depth += -1 if tag[1] else 1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _walk(start: Any) -> Iterator[tuple[Any, bool]]:

@@ -1,8 +1,9 @@
-"""DOCX, PPTX and XLSX. EPUB is here too: it is packed the same way."""
+"""PDF, DOCX, PPTX, XLSX and EPUB."""
 
 from __future__ import annotations
 
 import io
+import logging
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
@@ -11,12 +12,26 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from daemon.parsers.archive import unzip
-from daemon.parsers.html import html_into, html_source
 from daemon.parsers.outline import Outline, Parsed
 from daemon.parsers.records import rows_as_text
+from daemon.parsers.web import html_into, html_source
 from store.errors import ParseError
+from store.types import Section
 
 _MOST_ROWS = 200_000  # of one sheet
+
+
+def pdf(data: bytes) -> Parsed:
+    import pypdf
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every flaw that it mends
+    reader = pypdf.PdfReader(io.BytesIO(data))
+    if reader.is_encrypted and not reader.decrypt(""):
+        raise ParseError("an encrypted PDF that needs a password")
+    sections = tuple(Section(page.extract_text(), page=number) for number, page in enumerate(reader.pages, start=1))
+    if sections and not any(section.text.strip() for section in sections):
+        raise ParseError("a PDF without text: its pages are images (scanned?)")
+    return Parsed(str((reader.metadata and reader.metadata.title) or ""), sections)
 
 
 def docx(data: bytes) -> Parsed:

@@ -13,7 +13,7 @@ _MODIFIERS = (
 )
 _TYPE = re.compile(
     rf"([ \t]*){_MODIFIERS}(?:class|interface|struct|enum|trait|impl(?:<[^>]*>)?|module|namespace|object|protocol"
-    r"|extension|record|union|type|mod)[ \t]+(?:class[ \t]+|struct[ \t]+)?([\w.:$]+)"
+    r"|extension|record|union|type|mod)[ \t]+(?:class[ \t]+|struct[ \t]+)?([\w$]+(?:(?:::|\.)[\w$]+)*)"
 )
 _FUNCTION = re.compile(
     rf"([ \t]*){_MODIFIERS}(?:(?:def|function\*?|fn|func|fun|sub|proc|procedure)[ \t]+(?:\([^)]*\)[ \t]*)?([\w.:$?!]+)"

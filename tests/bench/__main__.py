@@ -1,0 +1,84 @@
+"""`make bench`: runs the benchmarks, prints each figure beside what it must reach, and writes them as JSON.
+
+`python -m tests.bench [--quick] [NAME...]` runs some of them. Figures are ratios measured in one run against a named
+baseline wherever one exists; absolute seconds are those of this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+BENCHES = ("embedding", "ingest", "daemon")
+RESULTS = Path(__file__).parent / "results"
+# figure -> (at least, at most)
+TARGETS: dict[str, tuple[float | None, float | None]] = {
+    "full_ratio": (1.0, None),
+    "mixed_ratio": (1.35, None),
+    "min_cosine": (0.999, None),
+    "matmul_share": (0.75, None),
+    "ingest_overhead_over_embedding": (None, 0.2),
+    "unchanged_seconds": (None, 1.0),
+    "unchanged_over_bare_walk": (None, 15.0),
+    "edit_paragraph_at_top_embedded": (None, 3),
+    "edit_word_embedded_max": (None, 2),
+    "rename_embedded": (None, 0),
+    "rename_seconds": (None, 3.0),
+    "copy_embedded": (None, 0),
+    "put_back_embedded": (None, 0),
+    "close_to_searchable_p50": (None, 0.5),
+    "close_to_searchable_p95": (None, 1.0),
+    "during_backfill_p95": (None, 5.0),
+    "memory_growth": (None, 0.3),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work, for trying the benchmarks out")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)}; all by default")
+    asked = parser.parse_args()
+    figures: dict[str, Any] = {}
+    for name in asked.names or BENCHES:
+        print(f"{name} ...", flush=True)
+        found = importlib.import_module(f"tests.bench.bench_{name}").run(quick=asked.quick)
+        for figure, value in found.items():
+            print(f"  {figure:<36}{value:>12.4g}{verdict(figure, value)}", flush=True)
+        figures |= found
+    write(figures, asked)
+    missed = [figure for figure, value in figures.items() if "MISSED" in verdict(figure, value)]
+    print(f"{len(figures)} figures, {len(missed)} missed: {', '.join(missed) or 'none'}")
+    return 0
+
+
+def verdict(figure: str, value: float) -> str:
+    least, most = TARGETS.get(figure, (None, None))
+    if least is not None:
+        return f"   at least {least:g}{'' if value >= least else '  MISSED'}"
+    if most is not None:
+        return f"   at most {most:g}{'' if value <= most else '  MISSED'}"
+    return ""
+
+
+def write(figures: dict[str, Any], asked: argparse.Namespace) -> None:
+    """Keep the figures with the command, the date and the machine."""
+    RESULTS.mkdir(exist_ok=True)
+    name = "-".join(asked.names) if asked.names else "all"
+    kept = {
+        "command": " ".join(["python -m tests.bench", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "figures": figures,
+    }
+    (RESULTS / f"{name}{'-quick' if asked.quick else ''}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""From a question to an answer, with a language model that says what the test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import operations
+from daemon.answer import Answer, ask, fit
+from store.errors import NotFound, UsageError
+from store.types import Filters
+from tests.daemon.conftest import World
+from trainers.model import Generation
+from trainers.prompt import ABSENT
+
+
+class Model:
+    """Says `answer`, and remembers what it was given."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.adapter: Path | None = None
+        self.prompts: list[str] = []
+
+    def use_adapter(self, directory: Path | None) -> None:
+        self.adapter = directory
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+    def generate(self, messages: Sequence[dict[str, str]], max_new_tokens: int, **_: Any) -> Generation:
+        self.prompts.append(messages[-1]["content"])
+        return Generation(self.answer, 50, len(self.answer.split()), 0.1)
+
+
+@pytest.fixture
+def kitchen(world: World) -> World:
+    world.write("bread.txt", "Bread bakes for 40 minutes at 220 degrees.")
+    world.write("boat.txt", "The boat needs two new ropes.")
+    world.sync()
+    return world
+
+
+def put(world: World, model: Model, question: str, **arguments: Any) -> Answer:
+    return ask(world.runtime.memory, lambda: model, world.settings, question, **arguments)  # type: ignore[arg-type,return-value]
+
+
+def test_an_answer_names_its_state_its_passage_and_is_kept(kitchen: World) -> None:
+    model = Model("40 minutes [1]")
+    answer = put(kitchen, model, "Bread bakes for how many minutes?")
+    assert answer.text == "40 minutes [1]"
+    (citation,) = answer.citations
+    assert citation.passage.location == str(kitchen.docs / "bread.txt")
+    assert citation.passage.chunk_id in {hit.chunk_id for hit in answer.found.hits}
+    assert (answer.adapter, answer.prompt_tokens, answer.new_tokens) == (None, 50, 3)
+    kept = kitchen.runtime.memory.journal.retrieval(answer.retrieval_id)
+    assert (kept.query, kept.answer, kept.mode) == ("Bread bakes for how many minutes?", "40 minutes [1]", "base")
+    assert kept.move == kitchen.runtime.memory.head().move
+    assert [hit["chunk_id"] for hit in kept.hits] == [hit.chunk_id for hit in answer.found.hits]
+    assert list(kept.extra["citations"]) == [[1, citation.passage.chunk_id]]
+
+
+def test_the_passages_come_before_the_question(kitchen: World) -> None:
+    model = Model("40 minutes")
+    put(kitchen, model, "Bread bakes for how many minutes?")
+    (prompt,) = model.prompts
+    assert prompt.index("<passage 1>\nBread bakes for 40 minutes") < prompt.index("how many minutes?")
+    assert prompt.endswith("Question: Bread bakes for how many minutes?")
+
+
+def test_nothing_near_is_not_in_the_documents_and_loads_no_model(kitchen: World) -> None:
+    def refuse() -> Any:
+        raise AssertionError("the model was loaded")
+
+    answer = ask(kitchen.runtime.memory, refuse, kitchen.settings, "zebra quagga")
+    assert (answer.text, answer.citations) == (ABSENT, ())
+    assert "retrieval.min_score" in answer.remarks[0]
+    assert kitchen.runtime.memory.journal.retrieval(answer.retrieval_id).answer == ABSENT
+
+
+@pytest.mark.parametrize("said", ["Not in the documents.", "not in the documents, sorry"])
+def test_what_the_model_does_not_find_is_not_in_the_documents(kitchen: World, said: str) -> None:
+    answer = put(kitchen, Model(said), "Bread bakes at which altitude?")
+    assert (answer.text, answer.citations) == (ABSENT, ())
+    assert answer.remarks
+
+
+@pytest.mark.parametrize("said", ["90 minutes [1]", "", "Yes.", "The captain sails to Norway"])
+def test_what_no_passage_holds_is_not_in_the_documents(kitchen: World, said: str) -> None:
+    answer = put(kitchen, Model(said), "Bread bakes for how many minutes?")
+    assert (answer.text, answer.citations) == (ABSENT, ())
+    assert repr(said) in answer.remarks[-1]
+
+
+def test_the_past_answers_for_itself(kitchen: World) -> None:
+    operations.snapshot_create(kitchen.runtime, "then")
+    kitchen.write("bread.txt", "Bread bakes for 55 minutes at 200 degrees.")
+    kitchen.sync()
+    then = put(kitchen, Model("40 minutes"), "Bread bakes for how many minutes?", when="then")
+    assert then.text == "40 minutes [1]"
+    assert then.found.state.snapshot == "then"
+    now = put(kitchen, Model("40 minutes"), "Bread bakes for how many minutes?")
+    assert now.text == ABSENT
+
+
+def test_the_adapter_of_the_state_serves_and_base_leaves_it_out(kitchen: World) -> None:
+    memory = kitchen.runtime.memory
+    number = memory.journal.add_adapter(
+        memory.journal.begin_run(trigger="test", move=1, incumbent=None), base="base", sha256="0"
+    )
+    folder = memory.adapter_folder(number)
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text("{}")
+    operations.snapshot_create(kitchen.runtime, "bare")
+    memory.promote(number)
+    model = Model("40 minutes")
+    answer = put(kitchen, model, "Bread bakes for how many minutes?")
+    assert (answer.adapter, model.adapter) == (number, folder)
+    assert memory.journal.retrieval(answer.retrieval_id).mode == "adapter"
+    for arguments in ({"base": True}, {"when": "bare"}):
+        answer = put(kitchen, model, "Bread bakes for how many minutes?", **arguments)
+        assert (answer.adapter, model.adapter) == (None, None)
+    (folder / "card.json").unlink()
+    folder.rmdir()
+    with pytest.raises(NotFound, match="adapter 1 is missing"):
+        put(kitchen, model, "Bread bakes for how many minutes?")
+
+
+def test_as_many_passages_as_fit_and_at_least_one(kitchen: World) -> None:
+    hits = kitchen.runtime.memory.search("bread boat", 5).hits
+    assert len(hits) == 2
+    model: Any = Model("")
+    first, second = (len(hit.text.split()) for hit in hits)
+    assert len(fit(hits, model, first + second)) == 2
+    assert len(fit(hits, model, first + second - 1)) == 1
+    assert [one.chunk_id for one in fit(hits, model, 1)] == [hits[0].chunk_id]
+
+
+def test_filters_and_k_narrow_what_is_asked(kitchen: World) -> None:
+    model = Model("40 minutes")
+    assert len(put(kitchen, model, "Bread bakes for how many minutes?", k=1).found.hits) == 1
+    answer = put(kitchen, model, "Bread bakes for how many minutes?", filters=Filters(domain="boats"))
+    assert (answer.text, answer.found.hits) == (ABSENT, ())
+    with pytest.raises(UsageError, match="at least 1"):
+        put(kitchen, model, "Bread?", k=0)
+
+
+def test_the_operation_gives_the_answer_as_json(kitchen: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kitchen.runtime, "_model", Model("40 minutes [1]"))
+    told = operations.ask(kitchen.runtime, "Bread bakes for how many minutes?")
+    assert told["answer"] == "40 minutes [1]"
+    assert told["version"] == kitchen.runtime.memory.head().version
+    (citation,) = told["citations"]
+    assert citation["chunk_id"] == told["results"][0]["chunk_id"]
+    assert citation["quote"] == "Bread bakes for 40 minutes at 220 degrees."
