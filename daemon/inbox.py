@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -45,7 +45,7 @@ class Inbox:
             self._fresh[dirty] = self._now() + delay
             self._changed.notify()
 
-    def fill(self, dirty: list[Dirty]) -> None:
+    def fill(self, dirty: Sequence[Dirty]) -> None:
         """Paths that a sweep found; they come after what changes now."""
         with self._changed:
             room = max(0, MOST_PATHS - len(self._backfill))

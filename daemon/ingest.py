@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from daemon.parse import ParserProcess
 from daemon.reading import ChangedWhileRead, read_file
 from daemon.scan import Differences, chooser, labels, place, scan
+from daemon.secrets import secret
 from daemon.settings import Settings, Source
 from store.chunking import chunk
 from store.errors import ParseError
 from store.memory import Memory, new_id
-from store.types import Batch, Chunk, Failed, Known, Place, Rehome, Seen, Stat, Upsert
+from store.types import Batch, Chunk, Failed, Known, Labels, Place, Rehome, Seen, Stat, Upsert
 
 UNREAD = Stat(-1, 0, 0)  # of a file that the disk says nothing of: equals no file's, so the next scan looks again
 
@@ -49,11 +50,24 @@ class Report:
         return Report(*(getattr(self, name) + getattr(other, name) for name in Report.__slots__))
 
 
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A file whose content memory does not have yet."""
+
+    known: Known | None
+    place: Place
+    stat: Stat
+    content: str
+    chunks: tuple[Chunk, ...]
+    labels: Labels
+    own: Labels
+
+
 @dataclass(slots=True)
 class _Findings:
     """What the files of one batch turned out to hold."""
 
-    fresh: list[tuple[Known | None, Place, Stat, str, tuple[Chunk, ...], Source]] = field(default_factory=list)
+    fresh: list[_Fresh] = field(default_factory=list)
     rehomed: list[Rehome] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
@@ -98,13 +112,17 @@ def sweep(memory: Memory, settings: Settings, source: Source, *, confirm: bool =
     `confirm` removes them all the same. What else differs is left to `ingest`.
     """
     known = memory.known(source.name)
-    found = scan(source, known, now=memory.clock(), max_delete_share=settings.ingest.max_delete_share)
-    if found.alarm and not confirm:
-        return found, Report(unchanged=found.unchanged)
-    if found.missing:
-        memory.commit(Batch(removed=tuple(one.document_id for one in found.missing)))
-    removed = sum(one.live is not None for one in found.missing)
-    return found, Report(removed=removed, unchanged=found.unchanged)
+    found = scan(
+        source,
+        known,
+        now=memory.clock(),
+        max_delete_share=settings.ingest.max_delete_share,
+        quiet_seconds=settings.ingest.settle_seconds,
+    )
+    gone = found.unwanted if found.alarm and not confirm else found.missing + found.unwanted
+    if gone:
+        memory.commit(Batch(removed=tuple(one.document_id for one in gone)))
+    return found, Report(removed=sum(one.live is not None for one in gone), unchanged=found.unchanged)
 
 
 def _examine(
@@ -140,13 +158,20 @@ def _examine(
             try:
                 data, stat = read_file(root, relative, int(settings.ingest.max_file_mb * 1e6))
                 content = hashlib.blake2b(data, digest_size=16).hexdigest()
-                if _known_content(memory, source, known, here, stat, content, findings):
+                if settings.ingest.skip_secrets and (kind := secret(here.path, data)):
+                    document_id = known.document_id if known else new_id()
+                    why = f"skipped: {kind} (ingest.skip_secrets)"
+                    findings.failed.append(Failed(document_id, here, stat, content, why, skipped=True))
+                    continue
+                asked = labels(source, relative)
+                if _known_content(memory, settings, source, known, here, stat, content, asked, findings):
                     continue
                 parsed = parser.parse(data, os.fsdecode(relative))
+                own = _own_labels(parsed.metadata)
                 chunks = chunk(
                     parsed.sections, memory.embedder.spans, settings.chunking.tokens, settings.chunking.overlap
                 )
-                findings.fresh.append((known, here, stat, content, chunks, source))
+                findings.fresh.append(_Fresh(known, here, stat, content, chunks, asked.with_own(own), own))
                 findings.chunks += len(chunks)
             except FileNotFoundError:
                 findings.report += Report(missing=(Dirty(source.name, relative),))
@@ -163,26 +188,35 @@ def _examine(
 
 
 def _known_content(
-    memory: Memory, source: Source, known: Known | None, here: Place, stat: Stat, content: str, findings: _Findings
+    memory: Memory,
+    settings: Settings,
+    source: Source,
+    known: Known | None,
+    here: Place,
+    stat: Stat,
+    content: str,
+    asked: Labels,
+    findings: _Findings,
 ) -> bool:
     """Decide by content alone what needs no parsing: touched, held, moved, copied. False when it must be parsed."""
-    wanted = labels(source)
     document_id = known.document_id if known else new_id()
     taken = known is not None and (known.content or known.live or known.error)  # the place belongs to a document
-    if known is not None and (content == known.held_content or (content == known.live and known.labels == wanted)):
+    relabelled = known is not None and known.labels != asked.with_own(known.own)
+    if known is not None and (content == known.held_content or (content == known.live and not relabelled)):
         findings.seen.append(Seen(document_id, here, stat, content))
         findings.report += Report(unchanged=1)
         return True
     suffix = os.path.splitext(here.relative)[1]
     for twin in memory.known_with([content]):
         same_kind = os.path.splitext(twin.place.relative)[1] == suffix  # the name decides how a file is parsed
-        gone = twin.document_id not in findings.moving and not _is_there(memory, source, twin)
+        gone = twin.document_id not in findings.moving and not _is_there(settings, twin)
         if twin.live == content and same_kind:
             moved = gone and not taken
             if moved:
                 findings.moving.add(twin.document_id)
                 document_id = twin.document_id
-            findings.rehomed.append(Rehome(document_id, twin.document_id, here, stat, content, wanted))
+            said = asked.with_own(twin.own)
+            findings.rehomed.append(Rehome(document_id, twin.document_id, here, stat, content, said, twin.own))
             findings.report += Report(moved=1) if moved else _new_or_changed(known)
             return True
         if twin.held_content == content:
@@ -197,11 +231,18 @@ def _known_content(
     return False
 
 
-def _is_there(memory: Memory, source: Source, twin: Known) -> bool:
-    """Whether the twin's file still lies where it was seen. Another source's folder is not ours to judge: it is."""
+def _own_labels(metadata: Mapping[str, str]) -> Labels:
+    """What a document's front matter says of it."""
+    tags = tuple(tag.strip() for tag in metadata.get("tags", "").split(",") if tag.strip())
+    return Labels(metadata.get("domain", ""), tags)
+
+
+def _is_there(settings: Settings, twin: Known) -> bool:
+    """Whether the twin's file still lies where it was seen; as far as one can tell, of a source that is away."""
     if twin.content is None:
         return False
-    if twin.place.source != source.name:
+    source = next((one for one in settings.sources if one.name == twin.place.source), None)
+    if source is None or not source.path.is_dir():
         return True
     try:
         os.lstat(os.path.join(os.fsencode(source.path), twin.place.relative))
@@ -223,16 +264,16 @@ def _stat(root: int, relative: bytes) -> Stat:
 
 def _embed(memory: Memory, findings: _Findings) -> tuple[list[Upsert], int]:
     """Vectors for all fresh chunks of the batch in one go."""
-    texts = [one.text for fresh in findings.fresh for one in fresh[4]]
+    texts = [one.text for fresh in findings.fresh for one in fresh.chunks]
     vectors, computed = memory.embed(texts)
     now = memory.clock()
     upserts, start = [], 0
-    for known, here, stat, content, chunks, source in findings.fresh:
-        document_id = known.document_id if known else new_id()
-        own = vectors[start : start + len(chunks)]
-        start += len(chunks)
-        upserts.append(Upsert(document_id, here, stat, content, labels(source), chunks, own, now))
-        findings.report += _new_or_changed(known)
+    for one in findings.fresh:
+        document_id = one.known.document_id if one.known else new_id()
+        own = vectors[start : start + len(one.chunks)]
+        start += len(one.chunks)
+        upserts.append(Upsert(document_id, one.place, one.stat, one.content, one.labels, one.chunks, own, now, one.own))
+        findings.report += _new_or_changed(one.known)
     return upserts, computed
 
 

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,9 @@ from trainers.model import resolve
 
 NEWEST_DOCUMENTS = 200  # whose chunks questions are made from
 LATEST_RETRIEVALS = 200
-TRAINING_SHARE = 0.6  # of the minutes; the rest is for loading and for evaluating twice
+TRAINING_SHARE = 0.6  # of the minutes; the rest is for evaluating
+SECONDS_PER_ITEM = 4.0  # to evaluate one item with both models, on two slow cores
+MOST_ITEMS = 200
 
 Result = TypeVar("Result")
 Json = dict[str, Any]
@@ -106,9 +108,19 @@ def plan(runtime: Runtime) -> Json:
 
 
 def _recipe(runtime: Runtime) -> Recipe:
-    settings, plain = runtime.settings.refresh, Recipe()
-    wanted = settings.max_steps * lora.Settings().accumulate
-    return replace(plain, train=min(wanted, 4 * plain.train), replay=settings.replay, passages=1 + settings.distractors)
+    """As many items as the budget lets train and evaluate: half of those to evaluate are fresh, the rest guards."""
+    settings = runtime.settings.refresh
+    items = min(MOST_ITEMS, int(60 * settings.minutes * (1 - TRAINING_SHARE) / SECONDS_PER_ITEM))
+    guard = items // 6
+    return Recipe(
+        train=min(settings.max_steps * lora.Settings().accumulate, 4 * Recipe().train),
+        fresh=items // 2,
+        anchor=guard,
+        noise=guard,
+        abstain=guard,
+        replay=settings.replay,
+        passages=1 + settings.distractors,
+    )
 
 
 def _job(runtime: Runtime, head: Head) -> cycle.Job:
@@ -121,6 +133,7 @@ def _job(runtime: Runtime, head: Head) -> cycle.Job:
             max_steps=settings.refresh.max_steps,
             minutes=settings.refresh.minutes * TRAINING_SHARE,
         ),
+        max_items=MOST_ITEMS,
         threads=settings.limits.threads or None,
         device=settings.generator.device,
     )

@@ -29,6 +29,15 @@ class Progress:
     chunks_per_second: float
 
 
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep found to ingest (`young`: written just now, and perhaps not whole yet), and what it removed."""
+
+    ready: tuple[Dirty, ...]
+    young: tuple[Dirty, ...]
+    report: Report
+
+
 class Runtime:
     """Opened for writing it may ingest, roll back and refresh; see `Memory`. Close it in the end."""
 
@@ -89,15 +98,16 @@ class Runtime:
     def printable(self, source: str, relative: bytes) -> str:
         return place(self.source(source), relative).path
 
-    def sweep(self, source: Source, *, confirm: bool = False) -> tuple[list[Dirty], Report]:
-        """Scan one source and remove what is gone; returns the paths to ingest, last those whose files may have moved:
-        if they have not, `ingest` reports them missing, and another sweep removes them."""
+    def sweep(self, source: Source, *, confirm: bool = False) -> Swept:
+        """Scan one source, remove what is gone, and say what is to be ingested."""
         found, report = sweep(self.memory, self.settings, source, confirm=confirm)
         if found.alarm and not confirm:
             self.alarms[source.name] = found.alarm
         else:
             self.alarms.pop(source.name, None)
-        return [Dirty(source.name, relative) for relative in (*found.dirty, *found.moving)], report
+        # Last those whose files may have moved: if not, `ingest` calls them missing, and another sweep removes them.
+        ready = tuple(Dirty(source.name, relative) for relative in (*found.dirty, *found.moving))
+        return Swept(ready, tuple(Dirty(source.name, relative) for relative in found.young), report)
 
     def synchronise(
         self,
@@ -113,9 +123,9 @@ class Runtime:
         total = Report()
         waiting: list[Dirty] = []
         for source in sources:
-            dirty, report = self.sweep(source, confirm=confirm)
-            total += report
-            waiting += dirty
+            swept = self.sweep(source, confirm=confirm)
+            total += swept.report
+            waiting += [*swept.young, *swept.ready]
         if below:
             waiting = [one for one in waiting if self._lies_below(one, below)]
         known, tried = len(waiting), 0
@@ -129,8 +139,7 @@ class Runtime:
             tried = known - len(waiting)
             self.after_commit(Progress(tried, known, self._chunks_per_second))
         for name in {dirty.source for dirty in total.missing}:
-            _, report = self.sweep(self.source(name), confirm=confirm)
-            total += Report(removed=report.removed)
+            total += Report(removed=self.sweep(self.source(name), confirm=confirm).report.removed)
         return total
 
     def _lies_below(self, dirty: Dirty, below: tuple[str, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +17,11 @@ from store.types import Known, Labels, Place, Stat
 # Never documents: version control's own files, dependencies, caches, and what editors leave while they save.
 ALWAYS_EXCLUDED = (
     *(".git/", ".hg/", ".svn/", "node_modules/", "__pycache__/", ".venv/", ".tox/", ".mypy_cache/", ".DS_Store"),
+    ".memexignore",
     *("*~", ".*.sw[a-p]", ".#*", "#*#", "*.part", "*.crdownload", "4913", ".~lock.*"),
 )
+IGNORE_FILE = b".memexignore"
+MOST_IGNORED = 1 << 20  # characters of it that are read
 MOST_TRIES = 12  # of a file that fails; after that only an edit or `--retry` tries it again
 
 
@@ -26,7 +30,9 @@ class Differences:
     """What a scan of one source found. `alarm` says why what is missing must not be taken for deleted."""
 
     dirty: tuple[bytes, ...]  # relative paths of files to look into
+    young: tuple[bytes, ...]  # such files that were written just now, and may not be whole yet
     missing: tuple[Known, ...]  # documents whose file is gone
+    unwanted: tuple[Known, ...]  # documents whose file the patterns leave out now
     moving: tuple[bytes, ...]  # where files were that may lie at one of the dirty paths now
     unchanged: int
     alarm: str | None
@@ -37,13 +43,33 @@ def place(source: Source, relative: bytes) -> Place:
     return Place(source.name, relative, full.decode("utf-8", "backslashreplace"))
 
 
-def labels(source: Source) -> Labels:
-    return Labels(source.domain, source.tags, source.boost)
+def labels(source: Source, relative: bytes) -> Labels:
+    """What the settings say of a file: the source, and over it each of its rules that fits, in order."""
+    said = Labels(source.domain, source.tags, source.boost)
+    for rule in source.rules:
+        if _pattern(rule.pattern).match_file(relative.decode("utf-8", "surrogateescape")):
+            tags = (*said.tags, *(tag for tag in rule.tags if tag not in said.tags))
+            domain = said.domain if rule.domain is None else rule.domain
+            said = Labels(domain, tags, said.boost if rule.boost is None else rule.boost)
+    return said
 
 
 def chooser(source: Source) -> Callable[[bytes, bool], bool]:
-    """Whether a path below the source (relative; and whether it is a folder) is wanted. Patterns are gitignore's."""
-    return _chooser(source.include, source.exclude)
+    """Whether a path below the source (relative; and whether it is a folder) is wanted.
+
+    Patterns are gitignore's: those of the settings, and those in the file IGNORE_FILE in the source's folder.
+    """
+    try:
+        with open(os.path.join(os.fsencode(source.path), IGNORE_FILE), encoding="utf-8", errors="replace") as file:
+            ignored = tuple(file.read(MOST_IGNORED).splitlines())
+    except OSError:
+        ignored = ()
+    return _chooser(source.include, (*source.exclude, *ignored))
+
+
+@lru_cache(maxsize=256)
+def _pattern(pattern: str) -> GitIgnoreSpec:
+    return GitIgnoreSpec.from_lines([pattern])
 
 
 @lru_cache(maxsize=64)
@@ -95,38 +121,56 @@ def walk(root: bytes, wants: Callable[[bytes, bool], bool], unreadable: list[byt
                 unreadable.append(folder + b"/" if folder else b"")
 
 
-def scan(source: Source, known: list[Known], *, now: datetime, max_delete_share: float) -> Differences:
-    """Compare the folder with what is known of the source, by stat alone: no file is opened."""
+def scan(
+    source: Source, known: list[Known], *, now: datetime, max_delete_share: float, quiet_seconds: float = 0.0
+) -> Differences:
+    """Compare the folder with what is known of the source, by stat alone: no file is opened.
+
+    A file that was modified less than `quiet_seconds` ago is young.
+    """
     here = {one.place.relative: one for one in sorted(known, key=lambda one: one.content is not None)}
     had = [one for one in known if _had_file(one)]
-    wanted_labels = labels(source)
+    wants = chooser(source)
+    plain = None if source.rules else labels(source, b"")
+    quiet_ns = time.time_ns() - int(quiet_seconds * 1e9)
     dirty: list[bytes] = []
+    young: list[bytes] = []
     strangers: set[int] = set()  # sizes of files that may have been elsewhere before
     seen: set[bytes] = set()
     unreadable: list[bytes] = []
     unchanged = 0
     try:
-        for relative, stat in walk(os.fsencode(source.path), chooser(source), unreadable):
+        for relative, stat in walk(os.fsencode(source.path), wants, unreadable):
             seen.add(relative)
             one = here.get(relative)
-            if one is not None and is_settled(one, stat, wanted_labels, now):
+            if one is not None and is_settled(one, stat, plain or labels(source, relative), now):
                 unchanged += 1
                 continue
-            dirty.append(relative)
+            (young if stat.mtime_ns > quiet_ns else dirty).append(relative)
             if one is None or one.content is None:
                 strangers.add(stat.size)
     except OSError as error:  # an unmounted disk is not a mass deletion
         why = f"{source.path} cannot be listed ({error.strerror}); nothing is removed"
-        return Differences((), tuple(had), (), 0, why)
+        return Differences((), (), tuple(had), (), (), 0, why)
     # What lies in a folder that cannot be listed is not known to be gone.
     unseen = [
         one for one in had if one.place.relative not in seen and not one.place.relative.startswith(tuple(unreadable))
     ]
+    unwanted = tuple(one for one in unseen if not _is_wanted(one.place.relative, wants))
+    left_out = {one.document_id for one in unwanted}
+    unseen = [one for one in unseen if one.document_id not in left_out]
     # A file that may be one of the strangers is not taken for deleted before those have been looked into.
     missing = tuple(one for one in unseen if one.stat.size not in strangers)
     moving = tuple(one.place.relative for one in unseen if one.stat.size in strangers)
     alarm = _alarm(source, len(missing), len(had), not seen, max_delete_share)
-    return Differences(tuple(dirty), missing, moving, unchanged, alarm)
+    return Differences(tuple(dirty), tuple(young), missing, unwanted, moving, unchanged, alarm)
+
+
+def _is_wanted(relative: bytes, wants: Callable[[bytes, bool], bool]) -> bool:
+    """Whether the patterns want the file and every folder on the way to it."""
+    parts = relative.split(b"/")
+    folders = (b"/".join(parts[:end]) for end in range(1, len(parts)))
+    return wants(relative, False) and all(wants(folder, True) for folder in folders)
 
 
 def _had_file(known: Known) -> bool:
@@ -139,13 +183,15 @@ def is_settled(known: Known, stat: Stat, wanted: Labels, now: datetime) -> bool:
     """Whether a file with this stat needs no look: unchanged and in memory, held, or failed and not due again."""
     if known.stat != stat:
         return False
+    if known.skipped:
+        return True
     if known.error is not None:
         return known.next_try_at is not None and (known.tries >= MOST_TRIES or now < known.next_try_at)
     if known.content is None:
         return False
     if known.held and known.held_content == known.content:
         return True
-    return known.content == known.live and known.labels == wanted
+    return known.content == known.live and known.labels == wanted.with_own(known.own)
 
 
 def _alarm(source: Source, missing: int, had: int, empty: bool, max_delete_share: float) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
 from daemon.refresh import plan, refresh
 from daemon.runtime import Progress, Runtime
+from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
 from daemon.settings import Settings
 from daemon.watcher import Watched, Watcher
@@ -29,7 +31,8 @@ from store.summary import summarise
 
 log = logging.getLogger("memex")
 
-CLOSED_DELAY = 0.05  # after a close event a file stands still
+CLOSED_DELAY = 0.05  # seconds; after a close event a file stands still
+GONE_DELAY = 0.3  # what is gone may be on its way back: editors save by rename
 CHECK_SECONDS = 15.0  # how often the watcher is looked after
 LOOK_SECONDS = 60.0  # how often new retrievals are counted
 
@@ -44,6 +47,7 @@ class Service:
         self.inbox = Inbox()
         self.started_at = time.time()
         self._stop = threading.Event()
+        self._roots = {source.name: bytes(source.path) for source in settings.sources}
         self._progress: Progress | None = None
         self._refreshing = threading.Lock()
         self._refresh_progress: dict[str, Any] | None = None
@@ -123,9 +127,11 @@ class Service:
             except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
                 future.set_exception(error)
         elif (name := self.inbox.take_sweep()) is not None:
-            dirty, report = self.runtime.sweep(self.runtime.source(name))
-            self._note(report)
-            self.inbox.fill(dirty)
+            swept = self.runtime.sweep(self.runtime.source(name))
+            self._note(swept.report)
+            self.inbox.fill(swept.ready)
+            for dirty in swept.young:
+                self.inbox.mark(dirty, self.settings.ingest.settle_seconds)
         else:
             self._ingest_some()
 
@@ -162,7 +168,13 @@ class Service:
     # --- what others post --------------------------------------------------------------------------------------
 
     def _on_dirty(self, source: str, relative: bytes, closed: bool) -> None:
-        self.inbox.mark(Dirty(source, relative), CLOSED_DELAY if closed else self.settings.ingest.settle_seconds)
+        if relative == IGNORE_FILE:
+            self.inbox.sweep(source, GONE_DELAY)
+            return
+        settle = self.settings.ingest.settle_seconds
+        path = os.path.join(self._roots[source], relative)
+        delay = CLOSED_DELAY if closed else settle if os.path.lexists(path) else min(settle, GONE_DELAY)
+        self.inbox.mark(Dirty(source, relative), delay)
 
     def _on_rescan(self, source: str, reason: str) -> None:
         log.info("scanning %s: %s", source, reason)

@@ -53,6 +53,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class Rule(Section):
+    """What holds for the files of a source that `pattern` names, over what the source says."""
+
+    pattern: Annotated[str, Field(min_length=1)]
+    domain: str | None = None
+    tags: tuple[str, ...] = ()
+    boost: Amount | None = None
+
+
 class Source(Section):
     """A watched folder."""
 
@@ -64,6 +73,7 @@ class Source(Section):
     include: Annotated[tuple[str, ...], Field(min_length=1)] = ("**/*",)
     exclude: tuple[str, ...] = ()
     poll: bool = False
+    rules: tuple[Rule, ...] = ()
 
     @field_validator("name")
     @classmethod
@@ -78,12 +88,13 @@ class Source(Section):
 
 
 class Ingest(Section):
-    settle_seconds: Annotated[float, Field(ge=0)] = 0.5
+    settle_seconds: Annotated[float, Field(ge=0)] = 3.0
     rescan_minutes: Amount = 10.0
     batch_documents: Whole = 64
     batch_seconds: Amount = 1.0
     max_file_mb: Amount = 50.0
     max_delete_share: PositiveShare = 0.5
+    skip_secrets: bool = True
     parse_seconds: Amount = 60.0
     parse_memory_mb: Whole = 1024
 

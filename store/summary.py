@@ -27,7 +27,8 @@ def summarise(catalogue: Path) -> dict[str, Any]:
             "SELECT count(*) AS documents, coalesce(sum(chunks), 0) AS chunks FROM revisions WHERE until IS NULL"
         )
         counts = one(
-            "SELECT (SELECT count(*) FROM documents WHERE error IS NOT NULL) AS failed,"
+            "SELECT (SELECT count(*) FROM documents WHERE error IS NOT NULL AND NOT skipped) AS failed,"
+            " (SELECT count(*) FROM documents WHERE skipped) AS skipped,"
             " (SELECT count(*) FROM holds) AS held, (SELECT count(*) FROM snapshots) AS snapshots,"
             " (SELECT count(*) FROM retrievals) AS retrievals"
         )

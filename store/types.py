@@ -60,6 +60,11 @@ class Labels:
     tags: tuple[str, ...] = ()
     boost: float = 1.0
 
+    def with_own(self, own: Labels) -> Labels:
+        """These, which the settings say, together with what the document says of itself."""
+        tags = (*self.tags, *(tag for tag in own.tags if tag not in self.tags))
+        return Labels(own.domain or self.domain, tags, self.boost)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -85,6 +90,7 @@ class Upsert:
     chunks: tuple[Chunk, ...]
     vectors: Vectors
     embedded_at: datetime
+    own: Labels = Labels()  # those of `labels` that the document says of itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,7 @@ class Rehome:
     stat: Stat
     content: str
     labels: Labels
+    own: Labels = Labels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,7 @@ class Failed:
     stat: Stat
     content: str | None
     error: str
+    skipped: bool = False  # on purpose: it is listed, and not tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,9 @@ class Known:
     content: str | None  # the hash last seen on disk; None once the file is gone
     live: str | None  # the hash of the live revision
     labels: Labels | None  # of the live revision
+    own: Labels  # those of them that the document says of itself
     error: str | None
+    skipped: bool
     tries: int
     next_try_at: datetime | None
     held: bool
@@ -155,8 +165,8 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document for a person's list. `state`: live, failed, held or gone; a failed or held one may still be live in
-    an older revision, then `chunks` is not 0."""
+    """A document for a list. `state`: live, failed, skipped, held or gone; one that failed or is held may still
+    be live in an older revision, then `chunks` is not 0."""
 
     document_id: str
     source: str
@@ -187,6 +197,7 @@ class Revision:
     ingested_at: datetime
     chunks: int
     labels: Labels
+    own: Labels
 
 
 @dataclass(frozen=True, slots=True)

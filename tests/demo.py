@@ -60,8 +60,7 @@ class Demo:
         self.config.write_text(
             f"state_dir = {json.dumps(str(folder / 'state'))}\n"
             f'[[sources]]\npath = {json.dumps(str(self.notes))}\nname = "notes"\n'
-            f'[[sources]]\npath = {json.dumps(str(self.library))}\nname = "library"\n'
-            + settings
+            f'[[sources]]\npath = {json.dumps(str(self.library))}\nname = "library"\n' + settings
         )
 
     def memex(self, *arguments: str, code: int = 0) -> Any:
@@ -109,7 +108,7 @@ class Demo:
 
 def main(documents: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="memex-demo-") as folder:
-        demo = Demo(Path(folder), documents, "[refresh]\nminutes = 6.0\nmax_steps = 16\n")
+        demo = Demo(Path(folder), documents, "[refresh]\nminutes = 8.0\nmax_steps = 16\n")
         print(f"memex demo: state, notes and log are in {folder}")
         try:
             for number, step in enumerate(STEPS, start=1):

@@ -45,7 +45,7 @@ class Recipe:
     absent: float = 0.2  # share of the training examples without the right passage
     replay: float = 0.2  # training examples from earlier episodes, as a share of `train`
     passages: int = 3  # per example; the noise set has twice as many less one
-    words: int = 50  # per passage: the sentences around the evidence
+    words: int = 30  # per passage: the sentences around the evidence
     k: int = 8  # the source must be among the first k that the search finds
 
 
@@ -166,8 +166,8 @@ class _Maker:
         return {document: self._mixed(hits) for document, hits in by_document.items()}
 
     def _mixed(self, hits: Sequence[Hit]) -> Iterator[tuple[Hit, questions.Draft]]:
-        """One document's drafts, the kinds mixed: of ten about five clozes, four definitions and a heading."""
-        weights = {"cloze": 5.0, "definition": 4.0, "heading": 1.0}
+        """One document's drafts, the kinds mixed: of ten about six definitions, three clozes and a heading."""
+        weights = {"definition": 6.0, "cloze": 3.0, "heading": 1.0}
         rng = random.Random(f"{self.seed}:{hits[0].document_id}")
         queues: dict[str, list[tuple[Hit, questions.Draft]]] = {}
         for hit in hits:

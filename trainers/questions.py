@@ -1,7 +1,8 @@
 """A passage's text -> questions with known answers, without labels. Pure.
 
 Three kinds, each with its answer verbatim in one sentence of the text: a cloze on a number, a name or an identifier; a
-definition ("X is a ...", or a manual page's "x - does this"); a heading, answered by its section's first sentence.
+definition ("X is a ...", "X provides ...", or a manual page's "x - does this"); a heading, answered by its section's
+first sentence.
 """
 
 from __future__ import annotations
@@ -13,8 +14,14 @@ from dataclasses import dataclass
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*[-*•] )")
 _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(`*\d])")
 _DEFINITION = re.compile(
-    r"^(?:The |An? )?(?P<term>[\w./+-]+(?: [\w./+-]+){0,3}) (?:is|are) "
+    r"^(?P<article>The |An? )?(?P<term>[\w./+-]+(?: [\w./+-]+){0,3}) (?:is|are) "
     r"(?P<answer>(?:an?|the|used to) [^.;:,()]{12,110})(?=[.;:,( ])"
+)
+_DEED = re.compile(
+    r"^(?P<article>The |An? )?(?P<term>[\w./+-]+(?: [\w./+-]+){0,3}) "
+    r"(?P<answer>(?:allow|contain|control|convert|copie|creat|defin|describ|display|encod|giv|hold|implement|list|make|"
+    r"manage|open|print|provid|read|return|run|send|set|show|specifie|start|stop|stor|support|us|write)e?s "
+    r"[^.;:()]{12,110})(?=[.;:( ])"
 )
 _NAME_LINE = re.compile(r"(?:^|\s)(?P<term>[\w.+]+(?:, [\w.+]+){0,2}) [-–—] (?P<answer>[a-z][^.;:]{8,90})$")
 _CLOZE = re.compile(
@@ -26,6 +33,8 @@ _CLOZE = re.compile(
     r"|(?<=[a-z,] )[A-Z][a-z]{2,}(?: [A-Z][a-z]+)*"  # names within a sentence
     r")(?![\w\-])"
 )
+# The words after a blank belong to it, up to the clause's end: one token to learn from is too little for a small model.
+_FOLLOWING = re.compile(r"(?: [\w'/+-]+){1,4}(?=[.,;:)](?:\s|$)|$)")
 _PLAIN = re.compile(r"[(\"'*]*[A-Za-z][\w'/-]*[)\"'*.,:;!?]*$")
 _VAGUE = re.compile(
     r"\b(it|its|this|that|these|those|there|which|what|who|he|she|they|we|you|one|here|default"
@@ -71,17 +80,18 @@ def drafts(text: str, headings: Sequence[str]) -> Iterator[Draft]:
     """Questions on a chunk, in the order of its sentences; the heading's last."""
     parts = sentences(text)
     for number, sentence in enumerate(parts):
-        if len(sentence.split()) > 40 or _is_code(sentence):
+        if len(sentence.split()) > 30 or _is_code(sentence):
             continue
-        for pattern in (_DEFINITION, _NAME_LINE):
+        for pattern, asked in ((_DEFINITION, "What is {}?"), (_NAME_LINE, "What is {}?"), (_DEED, "What does {} do?")):
             found = pattern.search(sentence)
             if found and not _VAGUE.search(found["term"]):
-                yield Draft("definition", f"What is {found['term']}?", found["answer"].strip(), number)
+                article = (found.groupdict().get("article") or "").lower()
+                yield Draft("definition", asked.format(article + found["term"]), found["answer"].strip(), number)
         if len(sentence.split()) >= 8:
             for match in _CLOZE.finditer(sentence):
-                answer = match.group()
+                answer = match.group() + (_FOLLOWING.match(sentence, match.end()) or [""])[0]
                 if sentence.count(answer) == 1 and not _VAGUE.match(answer):
-                    blanked = sentence[: match.start()] + BLANK + sentence[match.end() :]
+                    blanked = sentence[: match.start()] + BLANK + sentence[match.start() + len(answer) :]
                     yield Draft("cloze", f"Fill in the blank: {blanked}", answer, number)
                     break  # one blank a sentence: more would be the same question again
     if headings and parts:

@@ -63,7 +63,10 @@ def _known(session: Session, *where: Any) -> list[Known]:
         RevisionRow.domain,
         RevisionRow.tags,
         RevisionRow.boost,
+        RevisionRow.own_domain,
+        RevisionRow.own_tags,
         DocumentRow.error,
+        DocumentRow.skipped,
         DocumentRow.tries,
         DocumentRow.next_try_at,
         HoldRow.id,
@@ -86,11 +89,13 @@ def _known(session: Session, *where: Any) -> list[Known]:
             content=one[7],
             live=one[8],
             labels=None if one[8] is None else Labels(one[9], tuple(one[10]), one[11]),
-            error=one[12],
-            tries=one[13],
-            next_try_at=one[14],
-            held=one[15] is not None,
-            held_content=one[16],
+            own=Labels() if one[8] is None else Labels(one[12], tuple(one[13])),
+            error=one[14],
+            skipped=one[15],
+            tries=one[16],
+            next_try_at=one[17],
+            held=one[18] is not None,
+            held_content=one[19],
         )
         for one in session.execute(query.where(*where))
     ]
@@ -117,7 +122,7 @@ def apply(session: Session, batch: Batch, *, generation: str, move: int, now: da
     for document_id in batch.removed:
         row = session.get(DocumentRow, document_id)
         if row is not None:
-            row.content, row.error, row.tries, row.next_try_at = None, None, 0, None
+            row.content, row.error, row.skipped, row.tries, row.next_try_at = None, None, False, 0, None
     for failed in batch.failed:
         _fail(session, failed, now)
 
@@ -134,7 +139,7 @@ def retry_now(session: Session, paths: Sequence[str] | None) -> int:
     if paths is not None:
         below = (col(DocumentRow.path).startswith(path.rstrip("/") + "/", autoescape=True) for path in paths)
         statement = statement.where(or_(col(DocumentRow.path).in_(list(paths)), *below))
-    result: Any = session.execute(statement.values(next_try_at=None, tries=0))
+    result: Any = session.execute(statement.values(next_try_at=None, tries=0, skipped=False))
     return int(result.rowcount)
 
 
@@ -172,7 +177,7 @@ def listing(session: Session) -> list[Document]:
     for row, live in session.exec(query.order_by(col(DocumentRow.path))):
         if row.error is None and live is None and row.document_id not in held:
             continue
-        state = "failed" if row.error else "held" if row.document_id in held else "live"
+        state = _state(row, live, held)
         listed.append(_as_document(row, live, state))
     return listed
 
@@ -192,10 +197,18 @@ def find(session: Session, name: str) -> list[Document]:
     held = set(session.exec(select(HoldRow.document_id)))
     found = []
     for row, live in session.exec(query.where(named)):
-        state = "failed" if row.error else "held" if row.document_id in held else "live" if live is not None else "gone"
+        state = _state(row, live, held)
         found.append(_as_document(row, live, state))
     exact = [one for one in found if name in (one.document_id, one.path)]
     return sorted(exact or found, key=lambda one: (one.state == "gone", one.path))
+
+
+def _state(row: DocumentRow, live: RevisionRow | None, held: set[str]) -> str:
+    if row.error is not None:
+        return "skipped" if row.skipped else "failed"
+    if row.document_id in held:
+        return "held"
+    return "gone" if live is None else "live"
 
 
 def _see(session: Session, one: Upsert | Rehome | Seen) -> None:
@@ -203,14 +216,15 @@ def _see(session: Session, one: Upsert | Rehome | Seen) -> None:
     row = _row(session, one.document_id, one.place)
     row.size, row.mtime_ns, row.inode = one.stat.size, one.stat.mtime_ns, one.stat.inode
     row.content = one.content
-    row.error, row.tries, row.first_failed_at, row.last_failed_at, row.next_try_at = None, 0, None, None, None
+    row.error, row.skipped, row.tries = None, False, 0
+    row.first_failed_at = row.last_failed_at = row.next_try_at = None
 
 
 def _fail(session: Session, failed: Failed, now: datetime) -> None:
     row = _row(session, failed.document_id, failed.place)
     row.size, row.mtime_ns, row.inode = failed.stat.size, failed.stat.mtime_ns, failed.stat.inode
     row.content = failed.content or row.content
-    row.error, row.tries = failed.error, row.tries + 1
+    row.error, row.skipped, row.tries = failed.error, failed.skipped, row.tries + 1
     row.first_failed_at, row.last_failed_at = row.first_failed_at or now, now
     pause = min(FIRST_PAUSE * 2 ** min(row.tries - 1, 20), LONGEST_PAUSE)
     row.next_try_at = now + pause * random.uniform(1.0, 1.1)  # so that a thousand do not come back together
@@ -242,6 +256,8 @@ def _revision(one: Upsert | Rehome, generation: str, move: int, now: datetime, c
         domain=one.labels.domain,
         tags=list(one.labels.tags),
         boost=one.labels.boost,
+        own_domain=one.own.domain,
+        own_tags=list(one.own.tags),
     )
 
 
@@ -277,6 +293,7 @@ def _as_revision(row: RevisionRow) -> Revision:
         ingested_at=row.ingested_at,
         chunks=row.chunks,
         labels=Labels(row.domain, tuple(row.tags), row.boost),
+        own=Labels(row.own_domain, tuple(row.own_tags)),
     )
 
 

@@ -112,7 +112,7 @@ def reconcile(session: Session, changed: list[Change], *, head: Head, reason: st
         undone = {change.now.content if change.now else None, held_before.get(change.document_id)}
         if on_disk != live and on_disk in undone:
             kept_out = on_disk or held_before.get(change.document_id)  # a file that is gone may come back
-            holds.add(session, change.document_id, kept_out, reason, head.at)
+            holds.add(session, change.document_id, None if kept_out == live else kept_out, reason, head.at)
         else:
             holds.drop(session, [change.document_id])
     return len(holds.listing(session))
@@ -139,6 +139,8 @@ def _reopened(revision: Revision, head: Head) -> RevisionRow:
         domain=revision.labels.domain,
         tags=list(revision.labels.tags),
         boost=revision.labels.boost,
+        own_domain=revision.own.domain,
+        own_tags=list(revision.own.tags),
     )
 
 

@@ -66,6 +66,7 @@ class DocumentRow(SQLModel, table=True):
     inode: int
     content: str | None = Field(default=None, index=True)
     error: str | None = None
+    skipped: bool = False
     tries: int = 0
     first_failed_at: datetime | None = Field(default=None, sa_type=UtcTime)
     last_failed_at: datetime | None = Field(default=None, sa_type=UtcTime)
@@ -94,6 +95,8 @@ class RevisionRow(SQLModel, table=True):
     domain: str = ""
     tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     boost: float = 1.0
+    own_domain: str = ""
+    own_tags: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
 
 
 class HoldRow(SQLModel, table=True):

@@ -11,7 +11,7 @@ import pytest
 from tests.daemon.running import Running
 
 
-@pytest.fixture()
+@pytest.fixture
 def running(tmp_path: Path) -> Running:
     return Running(tmp_path)
 
@@ -97,9 +97,7 @@ def test_search_and_the_past(running: Running) -> None:
         (["sync", "/elsewhere"], 2, "lies in no source"),
     ],
 )
-def test_errors_name_the_thing_and_have_their_code(
-    served: Running, arguments: list[str], code: int, said: str
-) -> None:
+def test_errors_name_the_thing_and_have_their_code(served: Running, arguments: list[str], code: int, said: str) -> None:
     done = served.command(*arguments, "--json")
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     message = json.loads(done.stderr)

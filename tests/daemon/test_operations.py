@@ -477,6 +477,18 @@ def test_a_rollback_can_be_rolled_back(poisoned: World) -> None:
     assert counts(poisoned.sync()) == {"unchanged": 4}
 
 
+def test_a_hold_ends_when_memory_has_the_content_again(poisoned: World) -> None:
+    (poisoned.docs / "p.txt").unlink()
+    poisoned.sync()
+    names = [one["name"] for one in operations.snapshot_list(poisoned.runtime)]
+    operations.rollback(poisoned.runtime, next(name for name in names if name != "good"))
+    assert poisoned.held() == {"p.txt": None}
+    poisoned.write("p.txt", "poison itself")
+    poisoned.sync()
+    assert poisoned.held() == {}
+    assert poisoned.remembered()["p.txt"] == "poison itself"
+
+
 def test_it_does_not_come_back_after_it_could_not_be_read(three: World) -> None:
     operations.snapshot_create(three.runtime, "good")
     three.write("a.txt", "poisoned a")

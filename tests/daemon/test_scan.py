@@ -38,12 +38,14 @@ def known(source: Source, name: str, stat: Stat, **changed: Any) -> Known:
         "stat": stat,
         "content": "hash",
         "live": "hash",
-        "labels": labels(source),
+        "labels": labels(source, b""),
         "error": None,
         "tries": 0,
         "next_try_at": None,
         "held": False,
         "held_content": None,
+        "skipped": False,
+        "own": Labels(),
     }
     return Known(**(values | changed))
 
@@ -57,7 +59,7 @@ def missing(found: Differences) -> set[bytes]:
 
 
 def test_labels_and_places_come_from_the_source(source: Source) -> None:
-    assert labels(source) == Labels("manuals", ("v2",), 1.5)
+    assert labels(source, b"any") == Labels("manuals", ("v2",), 1.5)
     assert place(source, b"caf\xe9/x").path == f"{source.path}/caf\\xe9/x"
 
 
@@ -86,12 +88,13 @@ def test_new_edited_and_unchanged_files_are_told_apart(source: Source) -> None:
         ({"error": "broken", "next_try_at": NOW, "tries": 1}, False),
         ({"error": "broken", "next_try_at": NOW, "tries": MOST_TRIES}, True),
         ({"error": "broken", "next_try_at": None, "tries": MOST_TRIES}, False),
+        ({"error": "a key", "skipped": True}, True),
     ],
 )
 def test_what_needs_no_look(source: Source, changed: dict[str, Any], settled: bool) -> None:
     stat = Stat(1, 2, 3)
-    assert is_settled(known(source, "x", stat, **changed), stat, labels(source), NOW) is settled
-    assert not is_settled(known(source, "x", stat, **changed), Stat(1, 9, 3), labels(source), NOW)
+    assert is_settled(known(source, "x", stat, **changed), stat, labels(source, b""), NOW) is settled
+    assert not is_settled(known(source, "x", stat, **changed), Stat(1, 9, 3), labels(source, b""), NOW)
 
 
 def test_a_file_that_may_have_moved_is_not_missing(source: Source) -> None:
@@ -217,9 +220,28 @@ def test_patterns_choose_files(
     assert {name.decode() for name in found.dirty} == wanted
 
 
+def test_files_written_just_now_are_young(source: Source) -> None:
+    write(source, "young")
+    old = source.path / "old"
+    old.write_text("text")
+    os.utime(old, (1, 1))
+    found = scan(source, [], now=NOW, max_delete_share=0.5, quiet_seconds=60)
+    assert (found.young, found.dirty) == ((b"young",), (b"old",))
+
+
+def test_what_the_patterns_leave_out_is_neither_missing_nor_an_alarm(source: Source) -> None:
+    stat = write(source, "a.md")
+    documents = [known(source, "a.md", stat)]
+    documents += [known(source, f"drafts/{number}", write(source, f"drafts/{number}")) for number in range(9)]
+    (source.path / ".memexignore").write_text("drafts/\n")
+    found = differences(source, *documents)
+    assert {one.place.relative for one in found.unwanted} == {b"drafts/%d" % number for number in range(9)}
+    assert (found.missing, found.alarm, found.unchanged, found.dirty) == ((), None, 1, ())
+
+
 def test_a_scan_after_a_sync_finds_nothing(world: World) -> None:
     for number in range(5):
         world.write(f"{number}/file.md", f"# Title\n\ntext {number}")
     world.sync()
     found = world.runtime.differences(world.settings.sources[0])
-    assert found == Differences((), (), (), 5, None)
+    assert found == Differences((), (), (), (), (), 5, None)

@@ -15,7 +15,7 @@ import pytest
 from tests.daemon.running import Running
 
 
-@pytest.fixture()
+@pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     one = Running(tmp_path)
     yield one

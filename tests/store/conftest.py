@@ -27,12 +27,12 @@ class Clock:
         return self.now
 
 
-@pytest.fixture()
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture()
+@pytest.fixture
 def open_memory(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Memory]]:
     opened: list[Memory] = []
 
@@ -48,7 +48,7 @@ def open_memory(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Memory]]
         memory.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def memory(open_memory: Callable[..., Memory]) -> Memory:
     return open_memory()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -121,6 +121,9 @@ class StoreMachine(RuleBasedStateMachine):
             del self.holds[document_id]
 
     @rule(documents=st.dictionaries(ids, texts, min_size=1, max_size=4), removed=st.sets(ids, max_size=2))
+    def edit_and_delete(self, documents: dict[str, tuple[str, ...]], removed: set[str]) -> None:
+        self.commit(documents, removed)
+
     def commit(self, documents: dict[str, tuple[str, ...]], removed: set[str]) -> None:
         removed = {one for one in removed - documents.keys() if one in self.disk}
         upserts = tuple(self.upsert(one, words) for one, words in documents.items())
@@ -129,6 +132,10 @@ class StoreMachine(RuleBasedStateMachine):
             self.has(one.document_id, Live(one.place.path, documents[one.document_id], one.labels))
         for document_id in removed:
             self.loses(document_id)
+
+    @rule(document_id=ids, words=texts)
+    def edit(self, document_id: str, words: tuple[str, ...]) -> None:
+        self.commit({document_id: words}, set())
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), domain=st.sampled_from(["domain", "other"]), to=ids)
@@ -156,7 +163,13 @@ class StoreMachine(RuleBasedStateMachine):
             self.has(to, replace(live, path=places[to].path))
 
     @precondition(lambda self: any(self.disk.values()))
-    @rule(data=st.data())
+    @rule(data=st.data(), back=st.booleans())
+    def see(self, data: st.DataObject, back: bool) -> None:
+        if back:
+            self.put_back()
+        else:
+            self.touch(data)
+
     def touch(self, data: st.DataObject) -> None:
         """Held or live, it is seen again as it was."""
         document_id = data.draw(st.sampled_from(sorted(one for one, content in self.disk.items() if content)))
@@ -166,7 +179,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.memory.commit(Batch(seen=(Seen(document_id, self.place(document_id), self.stat(), content),)))
         assert self.memory.head() == head
 
-    @rule()
     def put_back(self) -> None:
         """The files of all documents that a rollback put back without one are there again."""
         back = [one for one, content in self.disk.items() if content is None and one in self.live]
@@ -176,7 +188,6 @@ class StoreMachine(RuleBasedStateMachine):
             self.disk[one] = self.live[one].content
             self.holds.pop(one, None)
 
-    @rule()
     def promote(self) -> None:
         from store.catalogue import learning
 
@@ -192,20 +203,34 @@ class StoreMachine(RuleBasedStateMachine):
         self.snapshots[f"before-adapter-{number:04d}"] = replace(self.past(), adapter=before)
         self.snapshots[f"adapter-{number:04d}"] = self.past()
 
-    @rule()
+    @rule(data=st.data(), kind=st.sampled_from(["snapshot", "snapshot", "promote", "delete"]))
+    def name(self, data: st.DataObject, kind: str) -> None:
+        if kind == "promote":
+            self.promote()
+        elif kind == "delete" and self.snapshots:
+            self.delete_snapshot(data)
+        else:
+            self.snapshot()
+
     def snapshot(self) -> None:
         self.snapshots[self.memory.snapshot(f"s{self.steps}-{len(self.snapshots)}").name] = self.past()
         self.steps += 1
 
-    @precondition(lambda self: self.snapshots)
-    @rule(data=st.data())
     def delete_snapshot(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.snapshots)))
         self.memory.delete_snapshot(name)
         del self.snapshots[name]
 
     @precondition(lambda self: self.snapshots)
-    @rule(data=st.data(), only=st.sampled_from([None, None, "index", "model"]), cut=st.booleans())
+    @rule(data=st.data())
+    def return_to_a_snapshot(self, data: st.DataObject) -> None:
+        self.roll_back(data, None, False)
+
+    @precondition(lambda self: self.snapshots)
+    @rule(data=st.data(), only=st.sampled_from([None, "index", "model"]), cut=st.booleans())
+    def return_in_part_or_interrupted(self, data: st.DataObject, only: str | None, cut: bool) -> None:
+        self.roll_back(data, only, cut)
+
     def roll_back(self, data: st.DataObject, only: str | None, cut: bool) -> None:
         """Whole or one half; with `cut` killed before the catalogue takes it in, and completed by the next start."""
         name = data.draw(st.sampled_from(sorted(self.snapshots)))
@@ -234,7 +259,7 @@ class StoreMachine(RuleBasedStateMachine):
         undone = {now.content if now else None, held}
         wanted = then.content if then else None
         if file is None and wanted is not None:
-            self.holds[document_id] = held
+            self.holds[document_id] = None if held == wanted else held
         elif file != wanted and file in undone:
             self.holds[document_id] = file
         else:
@@ -248,18 +273,22 @@ class StoreMachine(RuleBasedStateMachine):
         for document_id in chosen:
             del self.holds[document_id]
 
-    @rule()
+    @rule(kind=st.sampled_from(["reopen", "crash", "fail"]), document_id=ids, words=texts)
+    def interrupt(self, kind: str, document_id: str, words: tuple[str, ...]) -> None:
+        if kind == "reopen":
+            self.reopen()
+        else:
+            (self.crash if kind == "crash" else self.fail)(document_id, words)
+
     def reopen(self) -> None:
         self.memory.close()
         self.memory = self.open()
 
-    @rule(document_id=ids, words=texts)
     def crash(self, document_id: str, words: tuple[str, ...]) -> None:
         """Killed after Lance has the batch and before the catalogue does."""
         batch = Batch(upserts=(self.upsert(document_id, words),))
         self.kill("store.memory.heads.move_head", lambda: self.memory.commit(batch))
 
-    @rule(document_id=ids, words=texts)
     def fail(self, document_id: str, words: tuple[str, ...]) -> None:
         """As a crash, by an error that the process outlives."""
         batch = Batch(upserts=(self.upsert(document_id, words),))
@@ -355,12 +384,13 @@ def _raise(error: BaseException) -> Any:
 SLOW_ENOUGH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
-def check(examples: int, steps: int) -> None:
+def check(examples: int, steps: int, phases: tuple[Phase, ...]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     chosen = settings(
         max_examples=examples,
         stateful_step_count=steps,
+        phases=phases,
         deadline=None,
         database=None,
         print_blob=True,
@@ -370,9 +400,10 @@ def check(examples: int, steps: int) -> None:
 
 
 def test_the_store_is_its_model() -> None:
-    check(examples=8, steps=25)
+    """What fails is printed as found; shrinking it takes minutes and is left to the longer test."""
+    check(examples=8, steps=25, phases=(Phase.generate,))
 
 
 @pytest.mark.slow
 def test_the_store_is_its_model_at_length() -> None:
-    check(examples=150, steps=60)
+    check(examples=150, steps=60, phases=(Phase.generate, Phase.shrink))

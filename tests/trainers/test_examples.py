@@ -21,7 +21,7 @@ def shown(example: Example) -> set[str]:
 def test_the_three_kinds_of_question_have_their_answer_in_the_sentence() -> None:
     text = "The frobnicator is a device that turns left screws. It needs at least 42 seconds to warm up in the cold."
     found = {draft.kind: draft for draft in questions.drafts(text, ("Tools", "Frobnicator"))}
-    assert found["definition"].question == "What is frobnicator?"
+    assert found["definition"].question == "What is the frobnicator?"
     assert found["definition"].answer == "a device that turns left screws"
     assert found["cloze"].answer == "42"
     assert questions.BLANK in found["cloze"].question
@@ -34,6 +34,18 @@ def test_the_three_kinds_of_question_have_their_answer_in_the_sentence() -> None
 def test_a_manual_page_name_line_is_a_definition() -> None:
     (draft,) = questions.drafts("ls - list directory contents", ())
     assert (draft.question, draft.answer) == ("What is ls?", "list directory contents")
+
+
+def test_what_a_thing_does_is_asked_in_plain_words() -> None:
+    (draft,) = questions.drafts("The atexit module defines functions to register cleanup functions.", ())
+    assert draft.question == "What does the atexit module do?"
+    assert draft.answer == "defines functions to register cleanup functions"
+
+
+def test_a_blank_reaches_to_the_end_of_its_clause() -> None:
+    (draft,) = questions.drafts("After every failure it waits for 31 seconds at most, then it tries again.", ())
+    assert draft.answer == "31 seconds at most"
+    assert draft.question.endswith("waits for ____, then it tries again.")
 
 
 def test_code_and_pronouns_give_no_questions() -> None:
