@@ -12,6 +12,8 @@ from daemon.refresh import plan, refresh
 from daemon.runtime import Progress, Runtime
 from daemon.settings import Settings
 
+UNHURRIED = 10.0  # seconds of embedding in one commit, where no fresh edit waits behind it
+
 
 def perform(settings: Settings, operation: str, arguments: dict[str, Any], *, show_progress: bool) -> Any:
     """Open the memory, do one operation, close it. Takes the writer's lock only when the operation writes."""
@@ -32,6 +34,7 @@ def perform(settings: Settings, operation: str, arguments: dict[str, Any], *, sh
             return plan(runtime)
         with _Bar(operation, show_progress) as bar:
             runtime.after_commit = bar.update
+            runtime.batch_seconds = max(runtime.batch_seconds, UNHURRIED)
             return (operations.READ | operations.WRITE)[operation](runtime, **arguments)
     finally:
         runtime.close()

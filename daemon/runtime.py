@@ -61,6 +61,7 @@ class Runtime:
             cache_mb=embedding.cache_mb,
         )
         self.parser = ParserProcess(seconds=settings.ingest.parse_seconds, memory_mb=settings.ingest.parse_memory_mb)
+        self.batch_seconds = settings.ingest.batch_seconds
         self.after_commit: Callable[[Progress], None] = lambda progress: None
         self.alarms: dict[str, str] = {}  # source -> why its missing files are not taken for deleted
         self._model: LanguageModel | None = None
@@ -132,7 +133,7 @@ class Runtime:
         while waiting:
             size = self.settings.ingest.batch_documents
             batch, waiting = waiting[:size], waiting[size:]
-            report = self.ingest(batch, self.settings.ingest.batch_seconds)
+            report = self.ingest(batch, self.batch_seconds)
             total += report
             # A file that never stands still is left to the next sync.
             waiting = [*report.again, *waiting] if len(report.again) < len(batch) else waiting

@@ -24,7 +24,7 @@ def table(data: bytes) -> Parsed:
     text = decode(data)
     sample = text[:8192]
     delimiter = max(",;\t|", key=sample.count)
-    csv.field_size_limit(len(text) + 1)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # the process's limit: never lowered
     return Parsed("", (Section(rows_as_text(csv.reader(io.StringIO(text), delimiter=delimiter))),))
 
 
