@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from lancedb.index import BTree
 from store.errors import Corrupt
 from store.types import Filters, Hit, Labels, Place, Rehome, Upsert, Vectors
 
-FOREVER = timedelta(days=36500)  # optimize() raises once a tagged version is older than its window; pruning is ours
 OVERFETCH = 4  # times k: what boosts may reorder
 HANDLES = 8  # open read handles; each holds one version's manifest
 
@@ -128,12 +127,6 @@ class Generations:
 
     def tags(self, generation: str) -> dict[str, int]:
         return {name: int(tag["version"]) for name, tag in self._newest(generation).tags.list().items()}
-
-    def optimize(self, generation: str) -> int:
-        """Compact small files and bring the indices up to date; removes no version. Returns the new version."""
-        table = self._newest(generation)
-        table.optimize(cleanup_older_than=FOREVER)
-        return int(table.version)
 
     # --- reading -----------------------------------------------------------------------------------------------
 

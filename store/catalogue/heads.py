@@ -28,11 +28,6 @@ def move_head(
     return as_head(row)
 
 
-def at_move(session: Session, move: int) -> Head | None:
-    row = session.get(MoveRow, move)
-    return None if row is None else as_head(row)
-
-
 def at_version(session: Session, generation: str, version: int) -> Head | None:
     """The last state that served `version`."""
     query = select(MoveRow).where(MoveRow.generation == generation, MoveRow.version == version)

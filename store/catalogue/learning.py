@@ -127,11 +127,6 @@ def set_adapter_state(session: Session, adapter: int, state: str) -> None:
     row.state = state
 
 
-def adapter_hash(session: Session, adapter: int) -> str | None:
-    row = session.get(AdapterRow, adapter)
-    return None if row is None else row.sha256
-
-
 def _body(example: Example) -> dict[str, Any]:
     return {
         "example_id": example.example_id,
