@@ -77,7 +77,8 @@ def documents(found: Json) -> str:
         lines.append(f"{one['state']:<7}{one['chunks']:>5} chunks  {one['path']}")
         if one["error"]:
             again = f"next {_local(one['next_try_at'])}" if one["next_try_at"] else "due now"
-            lines.append(f"       {one['error']} (tried {one['tries']} times, {again})")
+            tried = "" if one["state"] == "skipped" else f" (tried {one['tries']} times, {again})"
+            lines.append(f"       {one['error']}{tried}")
         if one.get("held"):
             lines.append(f"       {one['held']}")
     return "\n".join(lines) or "none"

@@ -22,15 +22,11 @@ NAMES = (
         "*.ovpn",
     ),
     *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", ".netrc", "_netrc", ".pgpass", ".my.cnf", ".htpasswd", ".npmrc"),
+    *(".pypirc", ".git-credentials", ".dockercfg", "*.tfstate", "wallet.dat", "credentials", "secrets"),
     *(
-        ".pypirc",
-        ".git-credentials",
-        ".dockercfg",
-        "credentials",
-        "credentials.*",
-        "secrets.*",
-        "*.tfstate",
-        "wallet.dat",
+        f"{stem}.{suffix}"
+        for stem in ("credentials", "secrets")
+        for suffix in ("json", "yml", "yaml", "toml", "ini", "csv")
     ),
 )
 NOT_SECRET = (".env.example", ".env.sample", ".env.template", "*.md", "*.rst", "*.py", "*.html")

@@ -226,6 +226,8 @@ def _fail(session: Session, failed: Failed, now: datetime) -> None:
     row.content = failed.content or row.content
     row.error, row.skipped, row.tries = failed.error, failed.skipped, row.tries + 1
     row.first_failed_at, row.last_failed_at = row.first_failed_at or now, now
+    if failed.skipped:
+        return
     pause = min(FIRST_PAUSE * 2 ** min(row.tries - 1, 20), LONGEST_PAUSE)
     row.next_try_at = now + pause * random.uniform(1.0, 1.1)  # so that a thousand do not come back together
 

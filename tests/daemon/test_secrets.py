@@ -29,6 +29,7 @@ def test_keys_are_known_by_their_content(data: bytes) -> None:
         (".env.example", b"PASSWORD="),
         ("guide.md", b"A key begins with -----BEGIN PRIVATE KEY----- and ends likewise."),
         ("monkey.txt", b"key"),
+        ("credentials.7.gz", b"a manual page"),
     ],
 )
 def test_texts_about_secrets_are_no_secrets(name: str, data: bytes) -> None:
