@@ -90,14 +90,14 @@ class Demo:
                 raise Failed(f"the daemon ended:\n{self.log.read_text()[-2000:]}") from None
             return {"running": False}
 
-    def until(self, done: Callable[[], Any], seconds: float, what: str) -> float:
-        """Wait until `done`, and return the seconds that it took."""
+    def until(self, done: Callable[[], Any], seconds: float, what: str, pause: float = 0.1) -> float:
+        """Wait until `done`, asked each `pause` seconds, and return the seconds that it took."""
         started = time.monotonic()
         while not done():
             if time.monotonic() - started > seconds:
                 log = self.log.read_text()[-2000:]
                 raise Failed(f"waited {seconds:.0f} s for {what}; the daemon's log ends:\n{log}")
-            time.sleep(0.1)
+            time.sleep(pause)
         return time.monotonic() - started
 
     def best(self, query: str, *options: str) -> str:
@@ -144,7 +144,7 @@ def start(demo: Demo) -> None:
             say(f"{status['documents']} documents, {status['chunks']} chunks, {status['queue']} waiting")
         return status["documents"] > 0 and status["queue"] == 0 and len(demo.best("the code of the front door")) > 0
 
-    demo.until(filled, LONGEST_BACKFILL, "the documents")
+    demo.until(filled, LONGEST_BACKFILL, "the documents", pause=3.0)  # asking more often would slow the embedding
     status = demo.status()
     seconds = time.monotonic() - started
     say(
