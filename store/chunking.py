@@ -191,7 +191,7 @@ def _hash(text: str) -> int:
 def _pieces(section: Section, ticks: Positions, prefix: str, room: int, overlap: int) -> Iterator[_Piece]:
     text = section.text
     if len(ticks) <= room:
-        yield _Piece(section, prefix, 0, 0, len(text), len(ticks) <= room - room // 16)
+        yield _Piece(section, prefix, 0, 0, len(text), len(ticks) <= room - _slack(room))
         return
     gaps = _Gaps(text, ticks)
     previous = 0
@@ -199,8 +199,14 @@ def _pieces(section: Section, ticks: Positions, prefix: str, room: int, overlap:
         shown = _overlap_start(gaps, previous, start, overlap)
         count = int(ticks.searchsorted(end) - ticks.searchsorted(shown))
         whole_words = all(at in (0, len(text)) or text[at - 1].isspace() for at in (shown, end))
-        yield _Piece(section, prefix, shown, start, end, whole_words and count <= room - room // 16)
+        yield _Piece(section, prefix, shown, start, end, whole_words and count <= room - _slack(room))
         previous = start
+
+
+def _slack(room: int) -> int:
+    """How far below the room a piece's count makes it sure: two tokens for a tokeniser that counts the blank line after
+    the heading, and a share for words that it sees otherwise in another text."""
+    return 2 + room // 16
 
 
 def _parts(gaps: _Gaps, room: int) -> Iterator[tuple[int, int]]:

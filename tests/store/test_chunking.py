@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from daemon.parsers import parse_bytes
@@ -49,6 +49,7 @@ SECTIONS = st.lists(
 )
 
 
+@example([Section("aaaaaaaa\u2028。", ("a",))], byte_spans, 16, 0)
 @given(SECTIONS, st.sampled_from([word_spans, byte_spans, context_spans]), st.integers(16, 64), st.integers(0, 64))
 @settings(max_examples=300, deadline=None)
 def test_no_chunk_is_too_long_and_no_text_is_lost(sections, spans, tokens, overlap):
