@@ -18,6 +18,7 @@ from store.errors import ParseError
 from store.memory import Memory, new_id
 from store.types import Batch, Chunk, Failed, Known, Labels, Place, Rehome, Seen, Stat, Upsert
 
+READ_AHEAD = 64 << 20  # bytes of files held at once
 UNREAD = Stat(-1, 0, 0)  # of a file that the disk says nothing of: equals no file's, so the next scan looks again
 
 
@@ -48,6 +49,15 @@ class Report:
 
     def __add__(self, other: Report) -> Report:
         return Report(*(getattr(self, name) + getattr(other, name) for name in Report.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it was read."""
+
+    data: bytes
+    stat: Stat
+    content: str  # the content hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +153,36 @@ def _examine(
         findings.report += Report(missing=tuple(Dirty(source.name, relative) for relative in relatives))
         return
     try:
+        files = _read(root, [one for one in relatives if wants(one, False)], int(settings.ingest.max_file_mb * 1e6))
+        contents = {file.content for file in files.values() if isinstance(file, _File)}
+        twins = memory.known_with(sorted(contents))  # once for the batch: it commits as one step anyway
         for relative in relatives:
             known, here = known_here.get(relative), place(source, relative)
             if known is not None and known.document_id in findings.moving:
                 known = None  # its file lies elsewhere now, and another one took its place
-            if findings.chunks >= most_chunks:
-                findings.report += Report(again=(Dirty(source.name, relative),))
-                continue
             if not wants(relative, False):
                 findings.report += Report(missing=(Dirty(source.name, relative),) if known else ())
+                continue
+            file = files.pop(relative, None)
+            if file is None or findings.chunks >= most_chunks:
+                findings.report += Report(again=(Dirty(source.name, relative),))
                 continue
             content: str | None = None
             stat = UNREAD
             try:
-                data, stat = read_file(root, relative, int(settings.ingest.max_file_mb * 1e6))
-                content = hashlib.blake2b(data, digest_size=16).hexdigest()
-                if settings.ingest.skip_secrets and (kind := secret(here.path, data)):
+                if not isinstance(file, _File):
+                    raise file
+                stat, content = file.stat, file.content
+                if settings.ingest.skip_secrets and (kind := secret(here.path, file.data)):
                     document_id = known.document_id if known else new_id()
                     why = f"skipped: {kind} (ingest.skip_secrets)"
                     findings.failed.append(Failed(document_id, here, stat, content, why, skipped=True))
                     continue
                 asked = labels(source, relative)
-                if _known_content(memory, settings, source, known, here, stat, content, asked, findings):
+                alike = [one for one in twins if content in (one.content, one.live, one.held_content)]
+                if _known_content(settings, alike, known, here, stat, content, asked, findings):
                     continue
-                parsed = parser.parse(data, os.fsdecode(relative))
+                parsed = parser.parse(file.data, os.fsdecode(relative))
                 own = _own_labels(parsed.metadata)
                 chunks = chunk(
                     parsed.sections, memory.embedder.spans, settings.chunking.tokens, settings.chunking.overlap
@@ -187,10 +203,26 @@ def _examine(
         os.close(root)
 
 
+def _read(root: int, relatives: Iterable[bytes], max_bytes: int) -> dict[bytes, _File | Exception]:
+    """Each file, or what was raised when it was read; those past READ_AHEAD bytes in all are left out."""
+    files: dict[bytes, _File | Exception] = {}
+    size = 0
+    for relative in relatives:
+        if size >= READ_AHEAD:
+            break
+        try:
+            data, stat = read_file(root, relative, max_bytes)
+        except (ParseError, ChangedWhileRead, OSError) as error:
+            files[relative] = error
+        else:
+            files[relative] = _File(data, stat, hashlib.blake2b(data, digest_size=16).hexdigest())
+            size += len(data)
+    return files
+
+
 def _known_content(
-    memory: Memory,
     settings: Settings,
-    source: Source,
+    twins: Sequence[Known],
     known: Known | None,
     here: Place,
     stat: Stat,
@@ -207,7 +239,7 @@ def _known_content(
         findings.report += Report(unchanged=1)
         return True
     suffix = os.path.splitext(here.relative)[1]
-    for twin in memory.known_with([content]):
+    for twin in twins:
         same_kind = os.path.splitext(twin.place.relative)[1] == suffix  # the name decides how a file is parsed
         gone = twin.document_id not in findings.moving and not _is_there(settings, twin)
         if twin.live == content and same_kind:

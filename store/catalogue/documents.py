@@ -104,27 +104,28 @@ def _known(session: Session, *where: Any) -> list[Known]:
 def apply(session: Session, batch: Batch, *, generation: str, move: int, now: datetime) -> None:
     """Write a batch into the catalogue: revisions dated from `move`, documents as the disk now is."""
     replaced = [*(u.document_id for u in batch.upserts), *(r.document_id for r in batch.rehomed)]
+    others = [*(one.document_id for one in batch.seen), *(one.document_id for one in batch.failed)]
+    rows = _rows(session, [*replaced, *batch.removed, *others])  # all at once, not one query each
     end_revisions(session, [*replaced, *batch.removed], move)
     holds.drop(session, replaced)
     holds.drop(session, batch.removed, without_content=True)  # what is held stays out if its file comes back
     for upsert in batch.upserts:
-        _see(session, upsert)
+        _see(session, rows, upsert)
         session.add(_revision(upsert, generation, move, now, len(upsert.chunks)))
     counts = _chunk_counts(session, [one.origin for one in batch.rehomed], move)
     for one in batch.rehomed:
-        _see(session, one)
+        _see(session, rows, one)
         session.add(_revision(one, generation, move, now, counts[one.origin]))
     for seen in batch.seen:
-        _see(session, seen)
+        _see(session, rows, seen)
         holds.drop_other(session, seen.document_id, seen.content)
         if seen.held:
             holds.add(session, seen.document_id, seen.content, seen.held, now)
     for document_id in batch.removed:
-        row = session.get(DocumentRow, document_id)
-        if row is not None:
+        if (row := rows.get(document_id)) is not None:
             row.content, row.error, row.skipped, row.tries, row.next_try_at = None, None, False, 0, None
     for failed in batch.failed:
-        _fail(session, failed, now)
+        _fail(session, rows, failed, now)
 
 
 def end_revisions(session: Session, document_ids: Sequence[str], move: int) -> None:
@@ -211,17 +212,25 @@ def _state(row: DocumentRow, live: RevisionRow | None, held: set[str]) -> str:
     return "gone" if live is None else "live"
 
 
-def _see(session: Session, one: Upsert | Rehome | Seen) -> None:
+def _rows(session: Session, document_ids: Iterable[str]) -> dict[str, DocumentRow]:
+    return {
+        row.document_id: row
+        for some in portions(document_ids)
+        for row in session.exec(select(DocumentRow).where(col(DocumentRow.document_id).in_(some)))
+    }
+
+
+def _see(session: Session, rows: dict[str, DocumentRow], one: Upsert | Rehome | Seen) -> None:
     """The document's file is there and was read without error."""
-    row = _row(session, one.document_id, one.place)
+    row = _row(session, rows, one.document_id, one.place)
     row.size, row.mtime_ns, row.inode = one.stat.size, one.stat.mtime_ns, one.stat.inode
     row.content = one.content
     row.error, row.skipped, row.tries = None, False, 0
     row.first_failed_at = row.last_failed_at = row.next_try_at = None
 
 
-def _fail(session: Session, failed: Failed, now: datetime) -> None:
-    row = _row(session, failed.document_id, failed.place)
+def _fail(session: Session, rows: dict[str, DocumentRow], failed: Failed, now: datetime) -> None:
+    row = _row(session, rows, failed.document_id, failed.place)
     row.size, row.mtime_ns, row.inode = failed.stat.size, failed.stat.mtime_ns, failed.stat.inode
     row.content = failed.content or row.content
     row.error, row.skipped, row.tries = failed.error, failed.skipped, row.tries + 1
@@ -232,14 +241,15 @@ def _fail(session: Session, failed: Failed, now: datetime) -> None:
     row.next_try_at = now + pause * random.uniform(1.0, 1.1)  # so that a thousand do not come back together
 
 
-def _row(session: Session, document_id: str, place: Place) -> DocumentRow:
-    row = session.get(DocumentRow, document_id)
+def _row(session: Session, rows: dict[str, DocumentRow], document_id: str, place: Place) -> DocumentRow:
+    row = rows.get(document_id)
     if row is None:
         row = DocumentRow(
             document_id=document_id, source=place.source, relative=place.relative, path=place.path,
             size=0, mtime_ns=0, inode=0,
         )  # fmt: skip
         session.add(row)
+        rows[document_id] = row
     row.source, row.relative, row.path = place.source, place.relative, place.path
     return row
 

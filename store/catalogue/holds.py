@@ -28,7 +28,8 @@ def add(session: Session, document_id: str, content: str | None, reason: str, at
 
 def drop(session: Session, document_ids: Sequence[str], *, without_content: bool = False) -> None:
     """End the documents' holds; with `without_content` only those that put back a document without its file."""
-    for document_id in document_ids:
+    held = set(session.exec(select(HoldRow.document_id)))  # few, mostly none
+    for document_id in held.intersection(document_ids):
         statement = delete(HoldRow).where(col(HoldRow.document_id) == document_id)
         session.execute(statement.where(col(HoldRow.content).is_(None)) if without_content else statement)
 
