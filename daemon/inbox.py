@@ -6,6 +6,7 @@ next sweep. That keeps the inbox small and makes the disk its durable copy.
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections import deque
@@ -109,10 +110,15 @@ class Inbox:
             return None
 
     def take_paths(self, most: int) -> list[Dirty]:
-        """Up to `most` paths: those that changed just now if any is due, else some of the backfill."""
+        """Up to `most` paths: those that changed just now if any is due, else some of the backfill.
+
+        The latest change comes first: what a person saved just now does not wait for ten thousand files that were
+        unpacked a moment before.
+        """
         with self._changed:
             now = self._now()
-            taken = [dirty for dirty, due in self._fresh.items() if due <= now][:most]
+            due = (dirty for dirty, due in self._fresh.items() if due <= now)
+            taken = heapq.nlargest(most, due, key=self._fresh.__getitem__)
             for dirty in taken:
                 del self._fresh[dirty]
             if not taken:

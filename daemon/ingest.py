@@ -45,7 +45,8 @@ class Report:
     embed_seconds: float = 0.0
     commit_seconds: float = 0.0
     missing: tuple[Dirty, ...] = ()  # no file is there: for `sweep` to judge
-    again: tuple[Dirty, ...] = ()  # not done yet: changed while they were read, or the batch was full
+    again: tuple[Dirty, ...] = ()  # changed while they were read
+    rest: tuple[Dirty, ...] = ()  # not looked into, as the batch was full
 
     def __add__(self, other: Report) -> Report:
         return Report(*(getattr(self, name) + getattr(other, name) for name in Report.__slots__))
@@ -92,7 +93,7 @@ def ingest(
     """Look into the paths and commit what their files hold as one step.
 
     A file that cannot be read is recorded as failed and costs nothing else. Nothing is removed here: a path without a
-    file comes back as `missing`. Once `most_chunks` are ready to embed the other paths come back as `again`.
+    file comes back as `missing`. Once `most_chunks` are ready to embed the other paths come back as `rest`.
     """
     findings = _Findings()
     by_source: dict[str, list[bytes]] = {}
@@ -165,7 +166,7 @@ def _examine(
                 continue
             file = files.pop(relative, None)
             if file is None or findings.chunks >= most_chunks:
-                findings.report += Report(again=(Dirty(source.name, relative),))
+                findings.report += Report(rest=(Dirty(source.name, relative),))
                 continue
             content: str | None = None
             stat = UNREAD

@@ -136,7 +136,7 @@ class Runtime:
             report = self.ingest(batch, self.batch_seconds)
             total += report
             # A file that never stands still is left to the next sync.
-            waiting = [*report.again, *waiting] if len(report.again) < len(batch) else waiting
+            waiting = [*report.rest, *waiting, *(report.again if waiting else ())]
             tried = known - len(waiting)
             self.after_commit(Progress(tried, known, self._chunks_per_second))
         for name in {dirty.source for dirty in total.missing}:

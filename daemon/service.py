@@ -148,6 +148,7 @@ class Service:
             self.inbox.sweep(source)
         for dirty in report.again:
             self.inbox.mark(dirty, settings.settle_seconds)
+        self.inbox.fill(report.rest)
 
     def _after_commit(self, progress: Progress) -> None:
         """Within long work on the writer's thread: fresh edits go first."""

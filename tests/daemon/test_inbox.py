@@ -82,6 +82,16 @@ def test_too_many_marks_become_a_sweep(inbox: Inbox, clock: Clock, monkeypatch: 
     assert inbox.take_sweep() is None
 
 
+def test_the_latest_change_comes_first(inbox: Inbox, clock: Clock) -> None:
+    for number in range(100):
+        inbox.mark(Dirty("docs", b"%d" % number), 0.05)
+    clock.now += 1.0
+    inbox.mark(Dirty("docs", b"saved just now"), 0.05)
+    clock.now += 1.0
+    assert inbox.take_paths(2)[0] == Dirty("docs", b"saved just now")
+    assert len(inbox.take_paths(1000)) == 99
+
+
 def test_too_large_a_backfill_is_swept_again(inbox: Inbox, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.inbox.MOST_PATHS", 2)
     inbox.sweep("docs", 1000.0)

@@ -71,7 +71,7 @@ def test_a_full_batch_gives_the_rest_back(world: World) -> None:
     for name in ("a.txt", "b.txt", "c.txt"):
         world.write(name, f"text of {name}")
     report = look_into(world, "a.txt", "b.txt", "c.txt", most_chunks=2)
-    assert done(report) == {"added": 2, "chunks_embedded": 2, "again": (Dirty("docs", b"c.txt"),)}
+    assert done(report) == {"added": 2, "chunks_embedded": 2, "rest": (Dirty("docs", b"c.txt"),)}
     assert set(world.remembered()) == {"a.txt", "b.txt"}
 
 
