@@ -47,7 +47,7 @@ class Demo:
 
     def __init__(self, folder: Path, documents: Path | None, settings: str) -> None:
         self.notes = folder / "notes"
-        self.library = documents or folder / "library"
+        self.books = documents or folder / "books"
         self.config = folder / "config.toml"
         self.log = folder / "daemon.log"
         self.daemon: subprocess.Popen[bytes] | None = None
@@ -55,12 +55,12 @@ class Demo:
         for name, text in HANDBOOK.items():
             (self.notes / name).write_text(text)
         if documents is None:
-            self.library.mkdir()
-            write_library(self.library)
+            self.books.mkdir()
+            write_library(self.books)
         self.config.write_text(
             f"state_dir = {json.dumps(str(folder / 'state'))}\n"
             f'[[sources]]\npath = {json.dumps(str(self.notes))}\nname = "notes"\n'
-            f'[[sources]]\npath = {json.dumps(str(self.library))}\nname = "library"\n' + settings
+            f'[[sources]]\npath = {json.dumps(str(self.books))}\nname = "books"\n' + settings
         )
 
     def memex(self, *arguments: str, code: int = 0) -> Any:
@@ -133,7 +133,7 @@ def start(demo: Demo) -> None:
     started = time.monotonic()
     demo.start()
     say(f"it answers after {time.monotonic() - started:.1f} s")
-    files = sum(path.is_file() for path in demo.library.rglob("*")) + len(HANDBOOK)
+    files = sum(path.is_file() for path in demo.books.rglob("*")) + len(HANDBOOK)
     last = -1.0
 
     def filled() -> bool:
