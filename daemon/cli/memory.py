@@ -1,0 +1,154 @@
+"""Commands on what memory holds: feeding it, asking it, checking it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from daemon import client, render
+from daemon.cli.frame import (
+    AsJson,
+    At,
+    Config,
+    Number,
+    OnlyDomain,
+    OnlySource,
+    OnlyTag,
+    app,
+    carry_out,
+    settings_from,
+    show_result,
+)
+
+PARTLY = 3  # exit code: done, but some files failed
+
+
+@app.command()
+def serve(config: Config = None, as_json: AsJson = False) -> None:
+    """Run the daemon in the foreground, until SIGTERM or Ctrl-C."""
+    from daemon.service import serve as run
+
+    run(settings_from(config))
+
+
+@app.command()
+def sync(
+    paths: Annotated[list[str] | None, typer.Argument(help="Only what lies here; else all sources.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what differs, change nothing.")] = False,
+    confirm_deletes: Annotated[
+        bool, typer.Option("--confirm-deletes", help="Remove what is gone, however much it is.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed files again now.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Scan the sources once, ingest what differs, and exit."""
+    arguments = {"paths": paths, "dry_run": dry_run, "confirm_deletes": confirm_deletes, "retry": retry}
+    result = carry_out(config, as_json, "sync", arguments, render.sync)
+    if result.get("failed"):
+        raise typer.Exit(PARTLY)
+
+
+@app.command()
+def status(config: Config = None, as_json: AsJson = False) -> None:
+    """Head, counts, queue, watch mode, failures, last refresh, next jobs."""
+    from daemon.config import socket_path
+    from store.summary import summarise
+
+    settings = settings_from(config)
+    socket = socket_path(settings)
+    if client.is_running(socket):
+        found = client.call(socket, "status")
+    else:
+        found = {**summarise(settings.state_dir / "catalogue.sqlite"), "running": False, "queue": 0, "watch_mode": None}
+    show_result(found, as_json, render.status)
+
+
+@app.command()
+def search(
+    query: str,
+    k: Number = None,
+    at: At = None,
+    source: OnlySource = None,
+    domain: OnlyDomain = None,
+    tag: OnlyTag = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find chunks."""
+    arguments = {"query": query, "k": k, "at": at, "source": source, "domain": domain, "tag": tag}
+    carry_out(config, as_json, "search", arguments, render.search)
+
+
+@app.command()
+def ask(
+    question: str,
+    k: Number = None,
+    at: At = None,
+    base: Annotated[bool, typer.Option("--base", help="Answer with the bare model, without the adapter.")] = False,
+    source: OnlySource = None,
+    domain: OnlyDomain = None,
+    tag: OnlyTag = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from the documents, with citations."""
+    arguments = {"question": question, "k": k, "at": at, "base": base, "source": source, "domain": domain, "tag": tag}
+    carry_out(config, as_json, "ask", arguments, render.ask)
+
+
+@app.command()
+def feedback(
+    retrieval: str,
+    verdict: Annotated[str, typer.Argument(help="good or bad")],
+    answer: Annotated[str | None, typer.Option(help="What would have been right.")] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether an answer was right."""
+    arguments = {"retrieval": retrieval, "verdict": verdict, "answer": answer}
+    carry_out(
+        config, as_json, "feedback", arguments, lambda done: f"noted: {done['retrieval_id']} was {done['feedback']}"
+    )
+
+
+@app.command()
+def documents(
+    failed: Annotated[bool, typer.Option("--failed", help="Only those that could not be read.")] = False,
+    held: Annotated[bool, typer.Option("--held", help="Only those that a rollback holds.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what is remembered."""
+    carry_out(config, as_json, "documents", {"failed": failed, "held": held}, render.documents)
+
+
+@app.command()
+def show(
+    document: str,
+    history: Annotated[bool, typer.Option("--history", help="Its revisions too.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a document's chunks; name it by id, path or the end of its path."""
+    carry_out(config, as_json, "show", {"document": document, "history": history}, render.show)
+
+
+@app.command()
+def release(
+    paths: Annotated[list[str] | None, typer.Argument(help="Documents, or folders of them.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything that is held.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let held content back in."""
+    carry_out(config, as_json, "release", {"paths": paths, "everything": everything}, render.release)
+
+
+@app.command()
+def doctor(config: Config = None, as_json: AsJson = False) -> None:
+    """Check that head, tables, catalogue, snapshots and adapters agree."""
+    result = carry_out(config, as_json, "doctor", {}, render.doctor)
+    if result["problems"]:
+        raise typer.Exit(1)

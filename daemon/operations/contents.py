@@ -1,0 +1,118 @@
+"""What memory holds: bringing it in step with the folders, listing it, letting held content back in."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from daemon.operations import shapes
+from daemon.operations.shapes import Json
+from daemon.runtime import Runtime
+from store.errors import NotFound, UsageError
+
+
+def sync(
+    runtime: Runtime,
+    paths: list[str] | None = None,
+    dry_run: bool = False,
+    confirm_deletes: bool = False,
+    retry: bool = False,
+) -> Json:
+    """Bring memory in step with the folders, now."""
+    started = time.perf_counter()
+    below = tuple(str(Path(path).absolute()) for path in paths or ())
+    sources = [
+        source
+        for source in runtime.settings.sources
+        if not below or any(_overlap(Path(path), source.path) for path in below)
+    ]
+    if below and not sources:
+        raise UsageError(f"{below[0]} lies in no source; `memex config show` lists the sources")
+    if dry_run:
+        return _dry_run(runtime, sources, started)
+    if retry:
+        runtime.memory.retry(below or None)
+    report = runtime.synchronise(sources, below=below, confirm=confirm_deletes)
+    counts = runtime.memory.counts()
+    return {
+        **{key: getattr(report, key) for key in ("added", "changed", "removed", "moved", "unchanged", "failed")},
+        "chunks_total": counts[1],
+        "chunks_embedded": report.chunks_embedded,
+        "alarms": {name: why for name, why in runtime.alarms.items() if name in {one.name for one in sources}},
+        "seconds": round(time.perf_counter() - started, 3),
+        "parse_seconds": round(report.parse_seconds, 3),
+        "embed_seconds": round(report.embed_seconds, 3),
+        "commit_seconds": round(report.commit_seconds, 3),
+    }
+
+
+def documents(runtime: Runtime, failed: bool = False, held: bool = False) -> Json:
+    """What is remembered, what failed, what is held."""
+    listed = runtime.memory.documents()
+    holds = {hold.document_id: hold for hold in runtime.memory.holds()}
+    if failed:
+        listed = [one for one in listed if one.error]
+    if held:
+        listed = [one for one in listed if one.document_id in holds]
+    return {
+        "documents": [
+            shapes.document(one) | ({"held": holds[one.document_id].reason} if one.document_id in holds else {})
+            for one in listed
+        ]
+    }
+
+
+def show(runtime: Runtime, document: str, history: bool = False) -> Json:
+    """One document: its chunks, and its revisions if asked."""
+    found = runtime.memory.find(document)
+    shown = shapes.document(found)
+    shown["passages"] = [shapes.hit(hit) for hit in runtime.memory.chunks([found.document_id])]
+    if history:
+        shown["history"] = [
+            {
+                "content": one.content,
+                "path": one.path,
+                "since": one.since,
+                "until": one.until,
+                "modified_at": one.modified_at.isoformat(),
+                "ingested_at": one.ingested_at.isoformat(),
+                "chunks": one.chunks,
+            }
+            for one in runtime.memory.history(found.document_id)
+        ]
+    return shown
+
+
+def release(runtime: Runtime, paths: list[str] | None = None, everything: bool = False) -> Json:
+    """Let held content back in: of these documents or below these folders, or all of it."""
+    if bool(paths) == everything:
+        raise UsageError("name the documents to release, or say --all")
+    holds = runtime.memory.holds()
+    chosen = [hold for hold in holds if everything or any(_names(path, hold.path) for path in paths or ())]
+    if not everything and not chosen:
+        raise NotFound(f"nothing held at {', '.join(paths or ())}; `memex documents --held` lists what is")
+    runtime.memory.release([hold.document_id for hold in chosen])
+    report = runtime.synchronise(list(runtime.settings.sources))
+    return {"released": [hold.path for hold in chosen], "chunks_embedded": report.chunks_embedded}
+
+
+def _dry_run(runtime: Runtime, sources: list[Any], started: float) -> Json:
+    found = [runtime.differences(source) for source in sources]
+    return {
+        "dry_run": True,
+        "dirty": [runtime.printable(one.name, path) for one, f in zip(sources, found, strict=True) for path in f.dirty],
+        "missing": [known.place.path for f in found for known in f.missing],
+        "alarms": {one.name: f.alarm for one, f in zip(sources, found, strict=True) if f.alarm},
+        "unchanged": sum(f.unchanged for f in found),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def _names(asked: str, path: str) -> bool:
+    absolute = str(Path(asked).absolute())
+    return path == absolute or path.startswith(absolute.rstrip("/") + "/") or path.endswith("/" + asked.lstrip("/"))
