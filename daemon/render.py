@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 Json = dict[str, Any]
@@ -34,6 +34,7 @@ def status(found: Json) -> str:
         f"changed     {_local(found['changed_at'])}",
         f"documents   {found['documents']} with {found['chunks']} chunks; "
         f"{found['failed']} failed, {found['held']} held, {found['queue']} waiting",
+        *_pace(found),
         f"snapshots   {found['snapshots']}",
     ]
     for name, source in found.get("sources", {}).items():
@@ -46,6 +47,13 @@ def status(found: Json) -> str:
         lines.append(f"refreshing  {now.get('stage')} {now.get('done')}/{now.get('total')}")
     lines += [f"next        {name} at {_local(when)}" for name, when in found.get("next_jobs", {}).items()]
     return "\n".join(lines)
+
+
+def _pace(found: Json) -> list[str]:
+    if not found["queue"] or not found.get("files_per_second"):
+        return []
+    left = "" if found["seconds_left"] is None else f", about {timedelta(seconds=found['seconds_left'])} left"
+    return [f"ingesting   {found['files_per_second']} files/s, {found['chunks_per_second']} chunks/s{left}"]
 
 
 def search(found: Json) -> str:

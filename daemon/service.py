@@ -13,6 +13,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from daemon import notify, operations
@@ -43,8 +45,10 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runtime = Runtime(settings, write=True)
-        self.runtime.after_commit = self._after_commit
         self.inbox = Inbox()
+        self.runtime.write = lambda job: self.inbox.submit(job).result()
+        self.runtime.pressed = self.inbox.presses
+        self.runtime.on_progress = self._on_progress
         self.started_at = time.time()
         self._stop = threading.Event()
         self._roots = {source.name: bytes(source.path) for source in settings.sources}
@@ -52,6 +56,7 @@ class Service:
         self._refreshing = threading.Lock()
         self._refresh_progress: dict[str, Any] | None = None
         self._ingested = Report()
+        self._unsettled: dict[Dirty, float] = {}  # since when a path has been waiting to stand still
         self._in_hand = 0  # paths taken from the inbox and not committed yet
         self.watcher = Watcher(
             [Watched(source.name, bytes(source.path), source.poll) for source in settings.sources],
@@ -106,7 +111,7 @@ class Service:
     # --- the writer --------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Drain the inbox until it closes. Jobs first, then what someone changes now, then the backfill."""
+        """Drain the inbox until it closes."""
         self.runtime.embedder.embed(["warm"])  # the model loads now, not when the first edit waits for it
         while not self.inbox.closed:
             self.inbox.wait(timeout=1.0)
@@ -120,40 +125,56 @@ class Service:
                 self._stop.wait(5.0)
 
     def _one_step(self) -> None:
-        if taken := self.inbox.take_job():
-            job, future = taken
-            try:
-                future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
-                future.set_exception(error)
-        elif (name := self.inbox.take_sweep()) is not None:
+        """A job that someone waits for, then what someone changes now; when there is neither, sweeps and backfill."""
+        most = self.settings.ingest.batch_documents
+        if job := self.inbox.take_job():
+            _run(*job)
+        if fresh := self.inbox.take_fresh(most):
+            self._ingest(self._quiet(fresh))
+        if job or fresh:
+            return
+        if (name := self.inbox.take_sweep()) is not None:
             swept = self.runtime.sweep(self.runtime.source(name))
+            self.runtime.look_for_strays()
             self._note(swept.report)
             self.inbox.fill(swept.ready)
             for dirty in swept.young:
                 self.inbox.mark(dirty, self.settings.ingest.settle_seconds)
-        else:
-            self._ingest_some()
+        elif paths := self.inbox.take_backfill(most):
+            self._ingest(paths)
 
-    def _ingest_some(self) -> None:
+    def _quiet(self, paths: list[Dirty]) -> list[Dirty]:
+        """Those that stand still. The others wait until they do; what is written without pause is read all the same
+        once in `rescan_minutes`."""
+        settings, now, quiet = self.settings.ingest, time.time(), []
+        for dirty in paths:
+            try:
+                modified = os.lstat(os.path.join(self._roots[dirty.source], dirty.relative)).st_mtime
+            except OSError:  # gone or unreadable, which is looked into at once
+                modified = 0.0
+            waited = now - self._unsettled.setdefault(dirty, now)
+            young = now - settings.settle_seconds < modified <= now  # a time to come says nothing
+            if young and not dirty.closed and waited < settings.rescan_minutes * 60:
+                self.inbox.mark(dirty, settings.settle_seconds)
+            else:
+                quiet.append(dirty)
+        return quiet
+
+    def _ingest(self, paths: list[Dirty]) -> None:
         settings = self.settings.ingest
-        paths = self.inbox.take_paths(settings.batch_documents)
-        if not paths:
-            return
         self._in_hand = len(paths)
-        report = self.runtime.ingest(paths, settings.batch_seconds)
-        self._in_hand = 0
+        for dirty in paths:
+            self._unsettled.pop(dirty, None)
+        try:
+            report = self.runtime.ingest(paths, settings.batch_seconds)
+        finally:
+            self._in_hand = 0
         self._note(report)
         for source in {dirty.source for dirty in report.missing}:
             self.inbox.sweep(source)
         for dirty in report.again:
             self.inbox.mark(dirty, settings.settle_seconds)
         self.inbox.fill(report.rest)
-
-    def _after_commit(self, progress: Progress) -> None:
-        """Within long work on the writer's thread: fresh edits go first."""
-        self._progress = None if progress.done >= progress.total else progress
-        self._ingest_some()
 
     def _note(self, report: Report) -> None:
         self._ingested += report
@@ -175,7 +196,7 @@ class Service:
         settle = self.settings.ingest.settle_seconds
         path = os.path.join(self._roots[source], relative)
         delay = CLOSED_DELAY if closed else settle if os.path.lexists(path) else min(settle, GONE_DELAY)
-        self.inbox.mark(Dirty(source, relative), delay)
+        self.inbox.mark(Dirty(source, relative, closed), delay)
 
     def _on_rescan(self, source: str, reason: str) -> None:
         log.info("scanning %s: %s", source, reason)
@@ -209,13 +230,15 @@ class Service:
             return refresh(
                 self.runtime,
                 trigger=trigger,
-                write=lambda job: self.inbox.submit(job).result(),
                 on_progress=self._on_refresh_progress,
                 stop=self._stop,
             )
         finally:
             self._refresh_progress = None
             self._refreshing.release()
+
+    def _on_progress(self, progress: Progress) -> None:
+        self._progress = None if progress.done >= progress.total else progress
 
     def _on_refresh_progress(self, progress: dict[str, Any]) -> None:
         self._refresh_progress = progress
@@ -225,11 +248,16 @@ class Service:
     def status(self) -> dict[str, Any]:
         """What the memory holds and how the daemon is."""
         modes = {name: {"mode": mode, "reason": reason} for name, (mode, reason) in self.watcher.mode().items()}
-        progress = self._progress
+        progress, pace = self._progress, self.runtime.pace
+        queue = len(self.inbox) + self._in_hand + (progress.total - progress.done if progress else 0)
         return {
             **summarise(self.runtime.memory.database.path),
             "running": True,
-            "queue": len(self.inbox) + self._in_hand + (progress.total - progress.done if progress else 0),
+            "queue": queue,
+            "files_per_second": round(pace.files_per_second, 1),
+            "chunks_per_second": round(pace.chunks_per_second, 1),
+            "seconds_left": round(left) if queue and (left := pace.seconds_for(queue)) is not None else None,
+            "syncing": {"done": progress.done, "total": progress.total} if progress else None,
             "watch_mode": overall_mode([mode["mode"] for mode in modes.values()]),
             "sources": modes,
             "alarms": dict(self.runtime.alarms),
@@ -246,6 +274,8 @@ class Service:
         bound: dict[str, Any] = {name: functools.partial(one, self.runtime) for name, one in operations.READ.items()}
         for name, one in operations.WRITE.items():
             bound[name] = self._through_writer(functools.partial(one, self.runtime))
+        for name, one in operations.WRITE_IN_STEPS.items():
+            bound[name] = functools.partial(one, self.runtime)
         bound["refresh"] = self._refresh_now
         return bound
 
@@ -262,6 +292,13 @@ class Service:
         posted.__doc__ = operation.func.__doc__
         posted.__signature__ = inspect.signature(operation, eval_str=True)  # type: ignore[attr-defined]
         return posted
+
+
+def _run(job: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        future.set_result(job())
+    except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
+        future.set_exception(error)
 
 
 def overall_mode(modes: list[str]) -> str:

@@ -276,6 +276,11 @@ class Memory:
     def plan_rollback(self, name: str, only: str | None = None) -> Plan:
         return plan(self.database, name, only)
 
+    def sources(self) -> dict[str, int]:
+        """The names of the sources that have documents, live or failed, and how many."""
+        with self.database.read() as session:
+            return documents.sources(session)
+
     def counts(self) -> tuple[int, int]:
         """(documents, chunks) at the head."""
         with self.database.read() as session:

@@ -30,6 +30,8 @@ OnlyTag = Annotated[str | None, typer.Option("--tag", help="Only documents with 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Half = Annotated[str | None, typer.Option("--only", help="Roll back one half: index or model.")]
 
+LONG = ("sync", "release", "refresh")  # operations with a progress bar
+
 
 def settings_from(config: Path | None) -> Any:
     from daemon.config import load
@@ -46,7 +48,10 @@ def carry_out(
     settings = settings_from(config)
     socket = socket_path(settings)
     if client.is_running(socket):
-        result = client.call(socket, operation, arguments)
+        from daemon.progress import following
+
+        with following(socket, operation, operation in LONG and not as_json, client.call):
+            result = client.call(socket, operation, arguments)
     else:
         from daemon.offline import perform
 

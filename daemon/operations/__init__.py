@@ -1,10 +1,14 @@
 """What can be asked of a memory, one function each: the API and the command line offer these and nothing else.
 
-Arguments and results are JSON. Functions in `READ` change nothing but the log of retrievals; those in `WRITE` need the
-writer's lock.
+Arguments and results are JSON. Functions in `READ` change nothing but the log of retrievals; those in `WRITE` run on
+the thread that writes; those in `WRITE_IN_STEPS` take long and go there step by step (`Runtime.write`), so that others
+get their turn.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from daemon.doctor import doctor
 from daemon.operations.asking import ask, feedback, search
@@ -19,11 +23,12 @@ from daemon.operations.states import (
     snapshot_show,
 )
 
-READ = {
+READ: dict[str, Callable[..., Any]] = {
     one.__name__: one
     for one in (
         *(search, ask, feedback, documents, show, snapshot_list, snapshot_show),
         *(rollback_plan, refresh_list, refresh_show, doctor),
     )
 }
-WRITE = {one.__name__: one for one in (sync, snapshot_create, snapshot_delete, rollback, release)}
+WRITE: dict[str, Callable[..., Any]] = {one.__name__: one for one in (snapshot_create, snapshot_delete, rollback)}
+WRITE_IN_STEPS: dict[str, Callable[..., Any]] = {one.__name__: one for one in (sync, release)}

@@ -32,14 +32,14 @@ def sync(
     if dry_run:
         return _dry_run(runtime, sources, started)
     if retry:
-        runtime.memory.retry(below or None)
+        runtime.write(lambda: runtime.memory.retry(below or None))
     report = runtime.synchronise(sources, below=below, confirm=confirm_deletes)
     counts = runtime.memory.counts()
     return {
         **{key: getattr(report, key) for key in ("added", "changed", "removed", "moved", "unchanged", "failed")},
         "chunks_total": counts[1],
         "chunks_embedded": report.chunks_embedded,
-        "alarms": {name: why for name, why in runtime.alarms.items() if name in {one.name for one in sources}},
+        "alarms": dict(runtime.alarms),
         "seconds": round(time.perf_counter() - started, 3),
         "parse_seconds": round(report.parse_seconds, 3),
         "embed_seconds": round(report.embed_seconds, 3),
@@ -92,7 +92,7 @@ def release(runtime: Runtime, paths: list[str] | None = None, everything: bool =
     chosen = [hold for hold in holds if everything or any(_names(path, hold.path) for path in paths or ())]
     if not everything and not chosen:
         raise NotFound(f"nothing held at {', '.join(paths or ())}; `memex documents --held` lists what is")
-    runtime.memory.release([hold.document_id for hold in chosen])
+    runtime.write(lambda: runtime.memory.release([hold.document_id for hold in chosen]))
     report = runtime.synchronise(list(runtime.settings.sources))
     return {"released": [hold.path for hold in chosen], "chunks_embedded": report.chunks_embedded}
 

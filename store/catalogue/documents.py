@@ -183,6 +183,15 @@ def listing(session: Session) -> list[Document]:
     return listed
 
 
+def sources(session: Session) -> dict[str, int]:
+    """source -> how many documents it has, live or failed."""
+    live = select(RevisionRow.document_id).where(col(RevisionRow.until).is_(None))
+    query = select(DocumentRow.source, func.count()).where(
+        or_(col(DocumentRow.document_id).in_(live), col(DocumentRow.error).is_not(None))
+    )
+    return {name: int(count) for name, count in session.execute(query.group_by(DocumentRow.source))}
+
+
 def find(session: Session, name: str) -> list[Document]:
     """The documents that `name` names: an id, a path, or the last part of a path. Gone ones are found too, last."""
     query = select(DocumentRow, RevisionRow).join(
