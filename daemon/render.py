@@ -41,6 +41,11 @@ def status(found: Json) -> str:
         reason = f" ({source['reason']})" if source["reason"] else ""
         lines.append(f"source      {name}: {source['mode']}{reason}")
     lines += [f"ALARM       {why}" for why in found.get("alarms", {}).values()]
+    if done := found.get("maintenance"):
+        lines.append(
+            f"upkeep      {done['fragments']} fragments, {done['versions']} versions, {done['unindexed']} chunks not "
+            f"indexed yet; {done['pruned']} versions pruned in {done['seconds']:.2f} s ({_local(done['at'])})"
+        )
     if last := found["last_refresh"]:
         lines.append(f"refresh     {last['run']}: {last['decision']}, {last['reason']} ({_local(last['finished_at'])})")
     if now := found.get("refreshing"):
@@ -138,6 +143,21 @@ def rollback(done: Json) -> str:
 def release(done: Json) -> str:
     lines = [f"released {path}" for path in done["released"]]
     return "\n".join([*lines, f"{len(done['released'])} released, {done['chunks_embedded']} chunks embedded"])
+
+
+def forget(done: Json) -> str:
+    lines = [
+        f"forgot {done['path']} in {done['seconds']:.1f} s: {done['snapshots']} snapshots written anew, "
+        f"{done['retrievals']} retrievals and {done['examples']} examples removed"
+    ]
+    if done["adapters"]:
+        numbers = ", ".join(str(one) for one in done["adapters"])
+        now = "the base model" if done["adapter"] is None else f"adapter {done['adapter']}"
+        lines.append(f"retired, as they learned from it: adapters {numbers}; {now} serves")
+    if done["still_on_disk"]:
+        lines.append("the file still lies in its folder; it stays out until it is changed or released")
+    lines += [f"the same content is still remembered as {path}; forget that too" for path in done["copies"]]
+    return "\n".join(lines)
 
 
 def refresh_plan(found: Json) -> str:

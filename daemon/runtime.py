@@ -18,6 +18,7 @@ from daemon.scan import Differences, place, scan
 from daemon.settings import Settings, Source
 from store.chunking import CHUNKER_VERSION
 from store.embedding import Embedder, open_embedder
+from store.maintenance import Upkeep
 from store.memory import Memory
 from store.types import Batch
 from trainers.model import LanguageModel, resolve
@@ -94,6 +95,7 @@ class Runtime:
         self.on_progress: Callable[[Progress], None] = lambda progress: None
         self.alarms: dict[str, str] = {}  # source -> why its missing files are not taken for deleted
         self.pace = Pace()
+        self.upkeep: Upkeep | None = None  # the latest, in this process
         self._model: LanguageModel | None = None
         self._generating = threading.Lock()
         self._embedded_per_second = 20.0  # a first guess; measured from the first batch on
@@ -122,6 +124,8 @@ class Runtime:
         report = ingest(self.memory, self.settings, paths, self.parser, most_chunks=most, pressed=pressed)
         if report.chunks_embedded >= 8:
             self._embedded_per_second = report.chunks_embedded / report.embed_seconds
+        if self.memory.upkeep_due():
+            self.upkeep = self.memory.maintain()
         looked_into = len(paths) - len(report.rest)
         self.pace = self.pace.after(looked_into, report.chunks_embedded, time.perf_counter() - started)
         return report

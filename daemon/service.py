@@ -6,6 +6,7 @@ waits for a signal. A refresh trains in a child process, from a thread of its ow
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import logging
@@ -29,6 +30,7 @@ from daemon.scheduler import Scheduler
 from daemon.settings import Settings
 from daemon.watcher import Watched, Watcher
 from store.errors import UsageError
+from store.maintenance import Upkeep
 from store.summary import summarise
 
 log = logging.getLogger("memex")
@@ -260,6 +262,7 @@ class Service:
             "syncing": {"done": progress.done, "total": progress.total} if progress else None,
             "watch_mode": overall_mode([mode["mode"] for mode in modes.values()]),
             "sources": modes,
+            "maintenance": _upkeep(self.runtime.upkeep),
             "alarms": dict(self.runtime.alarms),
             "ingested": {
                 name: getattr(self._ingested, name)
@@ -299,6 +302,13 @@ def _run(job: Callable[[], Any], future: Future[Any]) -> None:
         future.set_result(job())
     except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
         future.set_exception(error)
+
+
+def _upkeep(done: Upkeep | None) -> dict[str, Any] | None:
+    if done is None:
+        return None
+    shape = dataclasses.asdict(done.shape)
+    return {"at": done.at.isoformat(), "seconds": round(done.seconds, 3), "pruned": done.pruned, **shape}
 
 
 def overall_mode(modes: list[str]) -> str:

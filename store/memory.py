@@ -10,8 +10,6 @@ state_dir/
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from store import snapshots
+from store import forgetting, maintenance, snapshots
 from store.catalogue import documents, heads, history, holds, learning
 from store.catalogue.database import Database
 from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
-from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
+from store.errors import Corrupt, NotFound, UsageError
 from store.journal import Journal
+from store.opening import begin, fingerprint, recover, take_lock
 from store.snapshots import Plan, RolledBack, plan
 from store.types import (
     Batch,
@@ -88,11 +86,11 @@ class Memory:
         self.state_dir = state_dir
         self.embedder = embedder
         self.clock = clock
-        self.generation_settings = dict(generation)
         self.generation = fingerprint(generation)
         self._config = config
         self._turn = threading.RLock()
-        self._lock = _take_lock(state_dir) if write else None
+        self._commits = maintenance.COMMITS  # since the last maintenance; how many before this start is not known
+        self._lock = take_lock(state_dir) if write else None
         try:
             if not write and not (state_dir / CATALOGUE).exists():
                 raise NotFound(f"no memory in {state_dir} yet; run `memex sync` or `memex serve` first")
@@ -101,8 +99,8 @@ class Memory:
             self.journal = Journal(self.database, clock)
             self.cache = EmbeddingCache(state_dir / "embeddings.sqlite", cache_mb)
             if write:
-                self._begin()
-                self._recover()
+                begin(self.database, self.vectors, generation, embedder.dimension, clock())
+                recover(self.database, self.vectors, self.cache, clock())
         except BaseException:
             self._release_lock()
             raise
@@ -149,7 +147,18 @@ class Memory:
                     session, at=now, generation=head.generation, version=version, adapter=head.adapter, reason="ingest"
                 )
                 documents.apply(session, batch, generation=head.generation, move=moved.move, now=now)
+            self._commits += 1
             return moved
+
+    def upkeep_due(self) -> bool:
+        """Whether enough was committed for a maintenance to pay."""
+        return self._commits >= maintenance.COMMITS
+
+    def maintain(self) -> maintenance.Upkeep:
+        """Compact, index and prune; changes no answer, and no reader notices."""
+        with self._turn:
+            self._commits = 0
+            return maintenance.maintain(self.database, self.vectors, self.clock())
 
     def promote(self, adapter: int) -> Head:
         """Let an adapter serve, and snapshot the states before and after."""
@@ -190,6 +199,13 @@ class Memory:
                 config=self._config,
                 now=self.clock(),
                 check=self._check_there,
+            )
+
+    def forget(self, document_ids: Sequence[str]) -> forgetting.Forgotten:
+        """Remove documents from every state, past ones too, and from all that was made of them."""
+        with self._turn:
+            return forgetting.forget(
+                self.database, self.vectors, self.cache, self.state_dir, document_ids, self.clock()
             )
 
     def release(self, document_ids: Sequence[str]) -> None:
@@ -301,58 +317,7 @@ class Memory:
     def adapter_folder(self, adapter: int) -> Path:
         return self.state_dir / "adapters" / f"{adapter:04d}"
 
-    # --- opening -----------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        """Make the first head, or see that the one there is fits the settings."""
-        with self.database.read() as session:
-            head = heads.head(session)
-            made_with = heads.generation_settings(session, head.generation) if head else {}
-        if head is None:
-            version = self.vectors.create(self.generation, self.embedder.dimension)
-            now = self.clock()
-            with self.database.write() as session:
-                heads.add_generation(session, self.generation, self.generation_settings, now)
-                heads.move_head(
-                    session, at=now, generation=self.generation, version=version, adapter=None, reason="created"
-                )
-        elif head.generation != self.generation:
-            wanted = self.generation_settings
-            differing = sorted(key for key in made_with.keys() | wanted.keys() if made_with.get(key) != wanted.get(key))
-            raise ConfigError(
-                f"{self.state_dir} was made with other settings ("
-                + ", ".join(f"{key}: {made_with.get(key)}, now {wanted.get(key)}" for key in differing)
-                + "); set them back, or name another state_dir and let it ingest anew"
-            )
-
-    def _recover(self) -> None:
-        """Complete a rollback that was cut off; put aside what was written but never acknowledged."""
-        with self.database.read() as session:
-            intent = history.intent(session)
-        if intent is not None:
-            snapshots.complete(self.database, self.vectors, intent, self.clock())
-        with self.database.write() as session:
-            learning.end_unfinished_runs(session, self.clock())
-        head = self.head()
-        latest = self.vectors.latest(head.generation)
-        if latest < head.version:
-            raise Corrupt(
-                f"generation {head.generation}: the head is version {head.version}, the newest on disk is {latest}; "
-                "restore the state directory from a backup, or delete it to ingest anew"
-            )
-        if latest > head.version:
-            version = self.vectors.restore(head.generation, head.version)
-            sync_filesystem(self.state_dir)
-            with self.database.write() as session:
-                heads.move_head(
-                    session,
-                    at=self.clock(),
-                    generation=head.generation,
-                    version=version,
-                    adapter=head.adapter,
-                    reason="recovered: an unfinished write was put aside",
-                )
-        snapshots.sweep_tags(self.database, self.vectors, head.generation)
+    # --- below -------------------------------------------------------------------------------------------------
 
     def _cut(self, query: str) -> str:
         """The query as far as the embedder can see."""
@@ -370,25 +335,9 @@ class Memory:
             self._lock.release()
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """The name of a generation: the same settings give the same one."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return "g" + hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
 def new_id() -> str:
     """A fresh id for a document or a retrieval."""
     return uuid.uuid4().hex[:16]
-
-
-def _take_lock(state_dir: Path) -> FileLock:
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(state_dir / "writer.lock", timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise Locked(f"another memex writes {state_dir}; stop it, or let it do the work") from None
-    return lock
 
 
 def _no_snapshot(name: str) -> Snapshot:

@@ -85,14 +85,16 @@ def resolve(database: Database, when: str | None, now: datetime) -> State:
         if when.isdigit():
             found = heads.at_version(session, head.generation, int(when))
             if found is None:
-                raise NotFound(f"version {when} never served; `memex snapshot list` shows what can be asked for")
+                raise NotFound(
+                    f"version {when} never served or is pruned; `memex snapshot list` shows what can be asked for"
+                )
             return State(found)
         moment = parse_time(when, now)
         if moment is None:
             raise NotFound(f"no snapshot {when!r}, and it is neither a version nor a time such as '2 hours ago'")
         found = heads.at_time(session, moment)
         if found is None:
-            raise NotFound(f"memory begins after {moment:%Y-%m-%d %H:%M:%S} UTC; nothing served then")
+            raise NotFound(f"nothing is kept of {moment:%Y-%m-%d %H:%M:%S} UTC; memory begins after it")
         return State(found)
 
 

@@ -15,8 +15,10 @@ from daemon.cli.frame import (
     OnlyDomain,
     OnlySource,
     OnlyTag,
+    Yes,
     app,
     carry_out,
+    confirm,
     settings_from,
     show_result,
 )
@@ -144,6 +146,13 @@ def release(
 ) -> None:
     """Let held content back in."""
     carry_out(config, as_json, "release", {"paths": paths, "everything": everything}, render.release)
+
+
+@app.command()
+def forget(document: str, yes: Yes = False, config: Config = None, as_json: AsJson = False) -> None:
+    """Remove a document from all history: every version, snapshot, cache, log and example. There is no way back."""
+    confirm(f"Remove {document} from all history, snapshots included? This cannot be undone.", yes)
+    carry_out(config, as_json, "forget", {"document": document}, render.forget)
 
 
 @app.command()

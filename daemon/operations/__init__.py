@@ -12,7 +12,7 @@ from typing import Any
 
 from daemon.doctor import doctor
 from daemon.operations.asking import ask, feedback, search
-from daemon.operations.contents import documents, release, show, sync
+from daemon.operations.contents import documents, forget, release, show, sync
 from daemon.operations.learning import refresh_list, refresh_show
 from daemon.operations.states import (
     rollback,
@@ -30,5 +30,7 @@ READ: dict[str, Callable[..., Any]] = {
         *(rollback_plan, refresh_list, refresh_show, doctor),
     )
 }
-WRITE: dict[str, Callable[..., Any]] = {one.__name__: one for one in (snapshot_create, snapshot_delete, rollback)}
+WRITE: dict[str, Callable[..., Any]] = {
+    one.__name__: one for one in (snapshot_create, snapshot_delete, rollback, forget)
+}
 WRITE_IN_STEPS: dict[str, Callable[..., Any]] = {one.__name__: one for one in (sync, release)}

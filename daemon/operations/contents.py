@@ -97,6 +97,31 @@ def release(runtime: Runtime, paths: list[str] | None = None, everything: bool =
     return {"released": [hold.path for hold in chosen], "chunks_embedded": report.chunks_embedded}
 
 
+def forget(runtime: Runtime, document: str) -> Json:
+    """Remove a document from all history, and retire the adapters that learned from it."""
+    started = time.perf_counter()
+    found = runtime.memory.find(document)
+    contents = {one.content for one in runtime.memory.history(found.document_id)}
+    copies = [
+        one.place.path
+        for one in runtime.memory.known_with(sorted(contents))
+        if one.live in contents and one.document_id != found.document_id
+    ]
+    done = runtime.memory.forget([found.document_id])
+    return {
+        "document_id": found.document_id,
+        "path": found.path,
+        "still_on_disk": any(one.document_id == found.document_id for one in runtime.memory.holds()),
+        "copies": sorted(copies),
+        "snapshots": done.snapshots,
+        "retrievals": done.retrievals,
+        "examples": done.examples,
+        "adapters": list(done.adapters),
+        "adapter": done.serving,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
 def _dry_run(runtime: Runtime, sources: list[Any], started: float) -> Json:
     found = [runtime.differences(source) for source in sources]
     return {

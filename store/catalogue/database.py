@@ -21,6 +21,7 @@ from store.catalogue import tables
 from store.errors import Corrupt
 
 SCHEMA = 1
+WORTH_VACUUM = 1000  # pages, 4 kB each
 
 
 class Database:
@@ -54,6 +55,22 @@ class Database:
     def write(self) -> Iterator[Session]:
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def vacuum(self) -> None:
+        """Give back the file's unused pages, once they are a quarter of it and worth the work."""
+        with self._writer.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            pages, free = (driver.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
+            if free > WORTH_VACUUM and free > pages // 4:
+                driver.execute("VACUUM")
+
+    def checkpoint(self) -> None:
+        """Move the journal into the file and empty it, so that nothing removed is left in it."""
+        with self._writer.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         self._reader.dispose()

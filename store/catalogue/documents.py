@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import func, update
+from sqlalchemy import delete, func, update
 from sqlmodel import Session, col, or_, select
 
 from store.catalogue import holds
@@ -142,6 +142,37 @@ def retry_now(session: Session, paths: Sequence[str] | None) -> int:
         statement = statement.where(or_(col(DocumentRow.path).in_(list(paths)), *below))
     result: Any = session.execute(statement.values(next_try_at=None, tries=0, skipped=False))
     return int(result.rowcount)
+
+
+def drop_outlived(session: Session, oldest: int) -> None:
+    """Remove documents that are gone from disk and from every state since the move `oldest`, with their revisions."""
+    lived = or_(col(RevisionRow.until).is_(None), col(RevisionRow.until) > oldest)
+    needed = select(RevisionRow.document_id).where(lived)
+    gone = select(DocumentRow.document_id).where(
+        col(DocumentRow.content).is_(None),
+        col(DocumentRow.error).is_(None),
+        col(DocumentRow.document_id).not_in(needed),
+        col(DocumentRow.document_id).not_in(select(HoldRow.document_id)),
+    )
+    ids = list(session.exec(gone))
+    for some in portions(ids):
+        session.execute(delete(RevisionRow).where(col(RevisionRow.document_id).in_(some)))
+        session.execute(delete(DocumentRow).where(col(DocumentRow.document_id).in_(some)))
+
+
+def erase(session: Session, document_ids: Sequence[str]) -> None:
+    """Remove documents with all their revisions and holds."""
+    for some in portions(document_ids):
+        for table in (RevisionRow, HoldRow, DocumentRow):
+            session.execute(delete(table).where(col(table.document_id).in_(some)))
+
+
+def keep_out(session: Session, one: Known, reason: str, now: datetime) -> None:
+    """Know a file again, by its place and the hash of its content alone, and hold that content."""
+    row = _row(session, {}, one.document_id, one.place)
+    row.size, row.mtime_ns, row.inode, row.content = one.stat.size, one.stat.mtime_ns, one.stat.inode, one.content
+    session.flush()
+    holds.add(session, one.document_id, one.content, reason, now)
 
 
 def live_at(session: Session, move: int) -> dict[str, Revision]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import delete, func, union, update
 from sqlmodel import Session, col, select
 
-from store.catalogue.tables import GenerationRow, HeadRow, MoveRow
+from store.catalogue.tables import GenerationRow, HeadRow, MoveRow, RetrievalRow, RevisionRow, RunRow, SnapshotRow
 from store.types import Head
 
 
@@ -29,17 +31,59 @@ def move_head(
 
 
 def at_version(session: Session, generation: str, version: int) -> Head | None:
-    """The last state that served `version`."""
-    query = select(MoveRow).where(MoveRow.generation == generation, MoveRow.version == version)
+    """The last state that served `version`, if it is still there."""
+    query = select(MoveRow).where(MoveRow.generation == generation, MoveRow.version == version, col(MoveRow.kept))
     row = session.exec(query.order_by(col(MoveRow.move).desc()).limit(1)).one_or_none()
     return None if row is None else as_head(row)
 
 
 def at_time(session: Session, when: datetime) -> Head | None:
-    """The state that served at `when`."""
-    query = select(MoveRow).where(MoveRow.at <= when).order_by(col(MoveRow.move).desc()).limit(1)
+    """The newest state at or before `when` that is still there."""
+    query = select(MoveRow).where(MoveRow.at <= when, col(MoveRow.kept)).order_by(col(MoveRow.move).desc()).limit(1)
     row = session.exec(query).one_or_none()
     return None if row is None else as_head(row)
+
+
+def oldest_kept(session: Session) -> int:
+    """The first move whose state is still there."""
+    return int(session.exec(select(func.min(MoveRow.move)).where(col(MoveRow.kept))).one() or 0)
+
+
+def latest_versions(session: Session, generation: str, count: int) -> set[int]:
+    """The versions of the latest `count` states."""
+    query = select(MoveRow.version).where(MoveRow.generation == generation, col(MoveRow.kept))
+    return set(session.exec(query.order_by(col(MoveRow.move).desc()).limit(count)))
+
+
+def keep_only(session: Session, generation: str, versions: Collection[int]) -> None:
+    """Offer none but these versions' states from now on."""
+    others = col(MoveRow.version).not_in(versions)
+    session.execute(update(MoveRow).where(col(MoveRow.generation) == generation, others).values(kept=False))
+
+
+def rewritten(session: Session, generation: str, versions: Mapping[int, int]) -> None:
+    """What was in one version is in another now: the states that served the old ones serve the new ones."""
+    for old, new in versions.items():
+        for table in (MoveRow, SnapshotRow):
+            ours = (col(table.generation) == generation, col(table.version) == old)
+            session.execute(update(table).where(*ours).values(version=new))
+
+
+def without_adapters(session: Session, retired: Collection[int], instead: int | None) -> None:
+    """States that served with a retired adapter serve with another one."""
+    for table in (MoveRow, SnapshotRow):
+        session.execute(update(table).where(col(table.adapter).in_(retired)).values(adapter=instead))
+
+
+def drop_unused(session: Session) -> None:
+    """Remove moves whose state is gone and that nothing is dated by."""
+    used: Any = union(
+        select(RevisionRow.since),
+        select(RevisionRow.until).where(col(RevisionRow.until).is_not(None)),
+        select(RetrievalRow.move),
+        select(RunRow.move),
+    )
+    session.execute(delete(MoveRow).where(col(MoveRow.kept).is_(False), col(MoveRow.move).not_in(used)))
 
 
 def add_generation(session: Session, generation: str, settings: dict[str, Any], at: datetime) -> None:

@@ -69,6 +69,12 @@ def delete_snapshot(session: Session, name: str) -> None:
         session.delete(row)
 
 
+def recount(session: Session) -> None:
+    """Count the snapshots' documents and chunks anew, after some were forgotten."""
+    for row in session.exec(select(SnapshotRow)):
+        row.documents, row.chunks = documents.counts_at(session, row.move)
+
+
 def intent(session: Session) -> Intent | None:
     row = session.get(IntentRow, 1)
     return None if row is None else Intent(row.snapshot, row.only, row.safety)

@@ -42,6 +42,7 @@ class MoveRow(SQLModel, table=True):
     version: int = Field(index=True)
     adapter: int | None = None
     reason: str
+    kept: bool = True  # whether its version is still there to be returned to
 
 
 class HeadRow(SQLModel, table=True):
@@ -134,6 +135,13 @@ class IntentRow(SQLModel, table=True):
     safety: str
 
 
+class ForgettingRow(SQLModel, table=True):
+    """A document whose forgetting has begun. A start that finds one completes it."""
+
+    __tablename__ = "forgetting"
+    document_id: str = Field(primary_key=True)
+
+
 class RetrievalRow(SQLModel, table=True):
     __tablename__ = "retrievals"
     retrieval_id: str = Field(primary_key=True)
@@ -183,4 +191,4 @@ class AdapterRow(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcTime)
     base: str
     sha256: str
-    state: str  # candidate, promoted, rejected
+    state: str  # candidate, promoted, retired

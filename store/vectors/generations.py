@@ -24,6 +24,8 @@ from store.vectors.rows import HIT_COLUMNS, fresh_rows, hit, is_in, matrix, reho
 
 OVERFETCH = 4  # times k: what boosts may reorder
 INDEX_CACHE, METADATA_CACHE = 256 << 20, 128 << 20  # bytes
+PROBES = 50  # partitions of the vector index that a search looks into; with the default sizes all, up to 400,000 rows
+REFINE = 5  # times as many candidates are taken from the index, whose vectors are rounded, and compared exactly
 HANDLES = 8  # open read handles; each holds one version's manifest
 
 
@@ -141,6 +143,7 @@ class Generations:
         that the same version always answers the same.
         """
         query = self._at(generation, version).search(vector).distance_type("cosine")
+        query = query.nprobes(PROBES).refine_factor(REFINE)
         if clause := where(filters):
             query = query.where(clause, prefilter=True)
         found = query.select([*HIT_COLUMNS, "boost", "_distance"]).limit(OVERFETCH * k).to_arrow().to_pylist()
