@@ -188,8 +188,10 @@ def refresh_list(found: Json) -> str:
 
 
 def doctor(found: Json) -> str:
-    lines = [f"PROBLEM  {problem}" for problem in found["problems"]]
-    return "\n".join([*lines, f"{found['checked']} things checked, {len(found['problems'])} problems"])
+    lines = [f"mended   {problem}" for problem in found["mended"]]
+    lines += [f"PROBLEM  {problem}" for problem in found["problems"]]
+    hint = f"; `memex doctor --repair` mends {found['mendable']} of them" if found["mendable"] else ""
+    return "\n".join([*lines, f"{found['checked']} things checked, {len(found['problems'])} problems{hint}"])
 
 
 def settings(found: Json) -> str:

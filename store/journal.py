@@ -66,6 +66,11 @@ class Journal:
         with self._database.write() as session:
             return learning.add_adapter(session, run=run, at=self._clock(), base=base, sha256=sha256)
 
+    def adapters(self) -> list[int]:
+        """The numbers of all adapters that have files."""
+        with self._database.read() as session:
+            return learning.adapters(session)
+
     def retrieval(self, retrieval_id: str) -> Retrieval:
         with self._database.read() as session:
             found = learning.retrieval(session, retrieval_id)

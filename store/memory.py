@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -217,6 +218,17 @@ class Memory:
         """Make failed documents due at once; returns how many."""
         with self._turn, self.database.write() as session:
             return documents.retry_now(session, paths)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process holds the writer's lock."""
+        return self._lock is not None
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Nothing is written by this process until the block ends."""
+        with self._turn:
+            yield
 
     # --- reading -----------------------------------------------------------------------------------------------
 

@@ -156,8 +156,13 @@ def forget(document: str, yes: Yes = False, config: Config = None, as_json: AsJs
 
 
 @app.command()
-def doctor(config: Config = None, as_json: AsJson = False) -> None:
+def doctor(
+    read_data: Annotated[bool, typer.Option("--read-data", help="Read and verify every file and row.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without loss.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
     """Check that head, tables, catalogue, snapshots and adapters agree."""
-    result = carry_out(config, as_json, "doctor", {}, render.doctor)
+    result = carry_out(config, as_json, "repair" if repair else "doctor", {"read_data": read_data}, render.doctor)
     if result["problems"]:
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from daemon.doctor import doctor
+from daemon.doctor import doctor, repair
 from daemon.operations.asking import ask, feedback, search
 from daemon.operations.contents import documents, forget, release, show, sync
 from daemon.operations.learning import refresh_list, refresh_show
@@ -31,6 +31,6 @@ READ: dict[str, Callable[..., Any]] = {
     )
 }
 WRITE: dict[str, Callable[..., Any]] = {
-    one.__name__: one for one in (snapshot_create, snapshot_delete, rollback, forget)
+    one.__name__: one for one in (snapshot_create, snapshot_delete, rollback, forget, repair)
 }
 WRITE_IN_STEPS: dict[str, Callable[..., Any]] = {one.__name__: one for one in (sync, release)}

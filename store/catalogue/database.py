@@ -65,6 +65,12 @@ class Database:
             if free > WORTH_VACUUM and free > pages // 4:
                 driver.execute("VACUUM")
 
+    def faults(self, *, thorough: bool) -> list[str]:
+        """What SQLite finds wrong with the file; `thorough` reads the indices against their tables too."""
+        with self._reader.connect() as connection:
+            found = connection.exec_driver_sql(f"PRAGMA {'integrity_check' if thorough else 'quick_check'}").scalars()
+            return [line for line in found if line != "ok"]
+
     def checkpoint(self) -> None:
         """Move the journal into the file and empty it, so that nothing removed is left in it."""
         with self._writer.connect() as connection:

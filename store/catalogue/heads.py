@@ -55,6 +55,11 @@ def latest_versions(session: Session, generation: str, count: int) -> set[int]:
     return set(session.exec(query.order_by(col(MoveRow.move).desc()).limit(count)))
 
 
+def kept_versions(session: Session, generation: str) -> set[int]:
+    """The versions of the states that can be returned to."""
+    return set(session.exec(select(MoveRow.version).where(MoveRow.generation == generation, col(MoveRow.kept))))
+
+
 def keep_only(session: Session, generation: str, versions: Collection[int]) -> None:
     """Offer none but these versions' states from now on."""
     others = col(MoveRow.version).not_in(versions)

@@ -121,6 +121,12 @@ def add_adapter(session: Session, *, run: int, at: datetime, base: str, sha256: 
     return row.adapter
 
 
+def adapters(session: Session) -> list[int]:
+    """The numbers of all adapters that have files."""
+    rows = session.exec(select(AdapterRow.adapter).where(AdapterRow.state != "retired"))
+    return sorted(adapter for adapter in rows if adapter is not None)
+
+
 def set_adapter_state(session: Session, adapter: int, state: str) -> None:
     row = session.get(AdapterRow, adapter)
     assert row is not None

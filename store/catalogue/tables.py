@@ -142,6 +142,14 @@ class ForgettingRow(SQLModel, table=True):
     document_id: str = Field(primary_key=True)
 
 
+class SealRow(SQLModel, table=True):
+    """The hash of a table's file, which never changes."""
+
+    __tablename__ = "seals"
+    path: str = Field(primary_key=True)
+    sha256: str
+
+
 class RetrievalRow(SQLModel, table=True):
     __tablename__ = "retrievals"
     retrieval_id: str = Field(primary_key=True)

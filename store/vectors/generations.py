@@ -131,6 +131,19 @@ class Generations:
         """The versions that can be opened."""
         return {int(one["version"]) for one in upkeep.open_table(self.folder, generation).version_refs()}
 
+    def missing_indices(self, generation: str) -> list[str]:
+        """The indices that the newest version should have and has not."""
+        return upkeep.missing_indices(upkeep.open_table(self.folder, generation))
+
+    def orphans(self, generation: str) -> int:
+        """How many files no version needs: a write was cut off, or is under way."""
+        return upkeep.orphans(upkeep.open_table(self.folder, generation), self.folder / f"{generation}.lance")
+
+    def read_all(self, generation: str, version: int) -> None:
+        """Read every column of every row. Raises what Lance raises when it cannot."""
+        for _ in self._at(generation, version).search().to_batches():
+            pass
+
     def shape(self, generation: str) -> upkeep.Shape:
         return upkeep.shape(upkeep.open_table(self.folder, generation))
 

@@ -10,8 +10,10 @@ once a tagged version is old.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ SMALLEST_TIER, TIER_FACTOR = 256, 4  # rows of a fragment that counts as large a
 DEAD_SHARE = 0.5  # of a fragment's rows deleted: it is rewritten without them
 UNINDEXED_ROWS = 512  # searched one by one; past that they get an index segment of their own
 SEGMENTS = 8  # of about one size: they are merged
+OF_VERSIONS = ("data", "_deletions", "_indices")  # the folders whose files belong to versions
+FOREVER = timedelta(days=36_500)
 ALIKE = 4  # times as large is about one size
 VECTOR_INDEX_ROWS = 10_000  # below that an exact search is as quick
 KEY_INDEX, TEXT_INDEX, VECTOR_INDEX = "document_id_idx", "text_idx", "vector_idx"
@@ -80,20 +84,27 @@ def _left_after(sizes: Iterable[int], target: int) -> int:
     return left
 
 
+def missing_indices(table: Any) -> list[str]:
+    """A key and a full-text index from the start, a vector index once it pays."""
+    wanted = [KEY_INDEX, TEXT_INDEX, *([VECTOR_INDEX] if table.count_rows() >= VECTOR_INDEX_ROWS else [])]
+    there = {index.name for index in table.describe_indices()}
+    return [name for name in wanted if name not in there]
+
+
 def create_indices(table: Any) -> None:
-    """Those that a table has from the start, if they are not there."""
-    names = {index.name for index in table.describe_indices()}
-    if KEY_INDEX not in names:
+    """Make those that are missing."""
+    missing = missing_indices(table)
+    if KEY_INDEX in missing:
         table.create_scalar_index("document_id", "BTREE", name=KEY_INDEX)
-    if TEXT_INDEX not in names:
+    if TEXT_INDEX in missing:
         create_text_index(table)
+    if VECTOR_INDEX in missing:
+        table.create_index("vector", "IVF_SQ", name=VECTOR_INDEX, metric="cosine")
 
 
 def update_indices(table: Any) -> None:
-    """Make the vector index when it pays, and give rows that no index covers a segment of their own."""
-    names = {index.name for index in table.describe_indices()}
-    if VECTOR_INDEX not in names and table.count_rows() >= VECTOR_INDEX_ROWS:
-        table.create_index("vector", "IVF_SQ", name=VECTOR_INDEX, metric="cosine")
+    """Make the indices that are missing, and give rows that none covers a segment of their own."""
+    create_indices(table)
     if unindexed_rows(table) < UNINDEXED_ROWS:
         return
     table.optimize.optimize_indices(num_indices_to_merge=0)
@@ -135,12 +146,19 @@ def clean(table: Any, keep: Collection[int], *, orphans: bool = False) -> int:
 
     With `orphans` the files of writes that were never committed go too: nobody else may be writing.
     """
-    doomed = [found["version"] for found in table.version_refs() if found["version"] not in keep]
-    doomed = [version for version in doomed if version != table.version]
+    doomed = {int(found["version"]) for found in table.version_refs()} - {*keep, table.version}
     if not doomed and not orphans:
         return 0
-    done = table.cleanup_old_versions(versions=doomed, delete_unverified=orphans, error_if_tagged_old_versions=False)
+    chosen: dict[str, Any] = {"versions": sorted(doomed)} if doomed else {"older_than": FOREVER}
+    done = table.cleanup_old_versions(**chosen, delete_unverified=orphans, error_if_tagged_old_versions=False)
     return int(done.old_versions)
+
+
+def orphans(table: Any, folder: Path) -> int:
+    """How many files below the table's folder no version refers to."""
+    needed = {path for batch in table.tracked_files() for path in batch["path"].to_pylist()}
+    there = {os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names}
+    return len([path for path in there - needed if path.split("/")[0] in OF_VERSIONS])
 
 
 def shape(table: Any) -> Shape:
