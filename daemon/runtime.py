@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemon.config import fingerprint
 from daemon.ingest import Dirty, Report, ingest, sweep
 from daemon.parse import ParserProcess
 from daemon.parsers import PARSER_VERSION
@@ -57,7 +56,7 @@ class Runtime:
             self.embedder,
             write=write,
             generation=generation(settings, self.embedder),
-            config=fingerprint(settings),
+            settings=settings.model_dump(mode="json"),
             cache_mb=embedding.cache_mb,
         )
         self.parser = ParserProcess(seconds=settings.ingest.parse_seconds, memory_mb=settings.ingest.parse_memory_mb)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from store import snapshots
 from store.catalogue import documents, heads, history, holds, learning
@@ -29,9 +28,12 @@ from store.catalogue.database import Database
 from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
-from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
+from store.errors import ConfigError, Corrupt, NotFound, UsageError
 from store.journal import Journal
-from store.snapshots import Plan, RolledBack, plan
+from store.lock import take_lock
+from store.past import Past
+from store.retention import Judged, Policy
+from store.snapshots import Plan, RolledBack
 from store.types import (
     Batch,
     Document,
@@ -75,12 +77,12 @@ class Memory:
         *,
         write: bool,
         generation: Mapping[str, Any],
-        config: str = "",
+        settings: Mapping[str, Any] | None = None,
         cache_mb: int = 1024,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `config` is the
-        fingerprint of all settings, kept with each snapshot.
+        """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `settings` are all
+        that are in force, JSON-able; they are kept, so that states can be compared.
 
         Raises Locked (another writer), ConfigError (the memory was made with another `generation`), NotFound (nothing
         to read yet) and Corrupt (what was acknowledged cannot be read).
@@ -89,16 +91,18 @@ class Memory:
         self.embedder = embedder
         self.clock = clock
         self.generation_settings = dict(generation)
-        self.generation = fingerprint(generation)
-        self._config = config
+        self.generation = "g" + fingerprint(generation)
+        self._settings = dict(settings or {})
+        self._config = fingerprint(self._settings)
         self._turn = threading.RLock()
-        self._lock = _take_lock(state_dir) if write else None
+        self._lock = take_lock(state_dir) if write else None
         try:
             if not write and not (state_dir / CATALOGUE).exists():
                 raise NotFound(f"no memory in {state_dir} yet; run `memex sync` or `memex serve` first")
             self.database = Database(state_dir / CATALOGUE, create=write)
             self.vectors = Generations(state_dir / "generations")
             self.journal = Journal(self.database, clock)
+            self.past = Past(self.database, self.vectors, self.state)
             self.cache = EmbeddingCache(state_dir / "embeddings.sqlite", cache_mb)
             if write:
                 self._begin()
@@ -156,7 +160,9 @@ class Memory:
         with self._turn:
             before = self.head()
             now = self.clock()
-            self.snapshot(f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve")
+            self.snapshot(
+                f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve", undoes="promotion"
+            )
             with self.database.write() as session:
                 learning.set_adapter_state(session, adapter, "promoted")
                 head = heads.move_head(
@@ -170,15 +176,33 @@ class Memory:
             self.snapshot(f"adapter-{adapter:04d}", f"adapter {adapter} began to serve")
             return head
 
-    def snapshot(self, name: str | None = None, reason: str = "by hand") -> Snapshot:
+    def snapshot(
+        self, name: str | None = None, reason: str = "by hand", *, pinned: bool = False, undoes: str = ""
+    ) -> Snapshot:
         with self._turn:
             return snapshots.create(
-                self.database, self.vectors, name=name, reason=reason, config=self._config, now=self.clock()
+                self.database,
+                self.vectors,
+                name=name,
+                reason=reason,
+                config=self._config,
+                now=self.clock(),
+                pinned=pinned,
+                undoes=undoes,
             )
 
     def delete_snapshot(self, name: str) -> None:
         with self._turn:
             snapshots.delete(self.database, self.vectors, name)
+
+    def pin_snapshot(self, name: str, pinned: bool) -> Snapshot:
+        with self._turn:
+            return snapshots.pin(self.database, name, pinned)
+
+    def prune_snapshots(self, policy: Policy) -> Judged:
+        """Let go of the snapshots that the policy does not keep."""
+        with self._turn:
+            return snapshots.prune(self.database, self.vectors, policy)
 
     def roll_back(self, name: str, only: str | None = None) -> RolledBack:
         with self._turn:
@@ -213,15 +237,15 @@ class Memory:
 
     def state(self, when: str | None = None) -> State:
         """The state that `when` means (see `snapshots.resolve`)."""
-        return snapshots.resolve(self.database, when, self.clock())
+        return snapshots.resolve(self.database, self.vectors, when, self.clock())
 
-    def search(self, query: str, k: int, *, when: str | None = None, filters: Filters | None = None) -> Found:
+    def search(self, query: str, k: int, *, when: str | State | None = None, filters: Filters | None = None) -> Found:
         """The `k` chunks nearest to the query in the head or in a past state, best first."""
         if not query.strip():
             raise UsageError("the query is empty; say what to look for")
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least 1 result")
-        state = self.state(when)
+        state = when if isinstance(when, State) else self.state(when)
         vector = self.embedder.embed([self._cut(query)])[0]
         head = state.head
         hits = self.vectors.search(head.generation, head.version, np.asarray(vector), k, filters or Filters())
@@ -258,10 +282,6 @@ class Memory:
             raise UsageError(f"{name!r} names {len(found)} documents; say more of the path, as in {found[0].path}")
         return found[0]
 
-    def history(self, document_id: str) -> list[Revision]:
-        with self.database.read() as session:
-            return documents.history(session, document_id)
-
     def holds(self) -> list[Hold]:
         with self.database.read() as session:
             return holds.listing(session)
@@ -270,11 +290,8 @@ class Memory:
         with self.database.read() as session:
             return history.snapshots(session)
 
-    def named(self, name: str) -> Snapshot:
-        return next((one for one in self.snapshots() if one.name == name), None) or _no_snapshot(name)
-
     def plan_rollback(self, name: str, only: str | None = None) -> Plan:
-        return plan(self.database, name, only)
+        return snapshots.plan(self.database, name, only, now=self.clock(), check=self._check_there)
 
     def counts(self) -> tuple[int, int]:
         """(documents, chunks) at the head."""
@@ -311,6 +328,7 @@ class Memory:
                 heads.move_head(
                     session, at=now, generation=self.generation, version=version, adapter=None, reason="created"
                 )
+            head = self.head()
         elif head.generation != self.generation:
             wanted = self.generation_settings
             differing = sorted(key for key in made_with.keys() | wanted.keys() if made_with.get(key) != wanted.get(key))
@@ -319,6 +337,8 @@ class Memory:
                 + ", ".join(f"{key}: {made_with.get(key)}, now {wanted.get(key)}" for key in differing)
                 + "); set them back, or name another state_dir and let it ingest anew"
             )
+        with self.database.write() as session:
+            heads.note_settings(session, head.move, self._config, self._settings)
 
     def _recover(self) -> None:
         """Complete a rollback that was cut off; put aside what was written but never acknowledged."""
@@ -366,25 +386,11 @@ class Memory:
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """The name of a generation: the same settings give the same one."""
+    """The same settings give the same one."""
     text = json.dumps(settings, sort_keys=True, default=str)
-    return "g" + hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def new_id() -> str:
     """A fresh id for a document or a retrieval."""
     return uuid.uuid4().hex[:16]
-
-
-def _take_lock(state_dir: Path) -> FileLock:
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(state_dir / "writer.lock", timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise Locked(f"another memex writes {state_dir}; stop it, or let it do the work") from None
-    return lock
-
-
-def _no_snapshot(name: str) -> Snapshot:
-    raise NotFound(f"no snapshot {name!r}; `memex snapshot list` shows those there are")

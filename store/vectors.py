@@ -40,6 +40,7 @@ def schema(dimension: int) -> pa.Schema:
             pa.field("page", pa.int32()),
             pa.field("headings", pa.list_(pa.string()), nullable=False),
             pa.field("text", pa.string(), nullable=False),
+            pa.field("own", pa.int32(), nullable=False),
             pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
             pa.field("domain", pa.string(), nullable=False),
             pa.field("tags", pa.list_(pa.string()), nullable=False),
@@ -130,6 +131,15 @@ class Generations:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
+    def versions(self, generation: str) -> frozenset[int]:
+        """The versions that are on disk: what was pruned is not among them.
+
+        Lance's own list reads every manifest, for seconds after a few thousand commits. Their names say as much: each
+        is 2**64 - 1 less the version.
+        """
+        manifests = (self.folder / f"{generation}.lance" / "_versions").glob("*.manifest")
+        return frozenset(2**64 - 1 - int(one.stem) for one in manifests if one.stem.isdigit())
+
     def search(self, generation: str, version: int, vector: Vectors, k: int, filters: Filters) -> list[Hit]:
         """The `k` chunks of the highest cosine similarity to `vector` (shape (dimension,)), best first.
 
@@ -214,6 +224,7 @@ class Generations:
                 columns["page"].append(chunk.page)
                 columns["headings"].append(list(chunk.headings))
                 columns["text"].append(chunk.text)
+                columns["own"].append(chunk.own)
                 columns["domain"].append(upsert.labels.domain)
                 columns["tags"].append(list(upsert.labels.tags))
                 columns["boost"].append(upsert.labels.boost)
@@ -288,6 +299,7 @@ def _hit(row: dict[str, Any], score: float) -> Hit:
         modified_at=row["modified_at"],
         ingested_at=row["ingested_at"],
         embedded_at=row["embedded_at"],
+        own=row["own"],
     )
 
 

@@ -152,6 +152,17 @@ def live_at(session: Session, move: int) -> dict[str, Revision]:
     return {row.document_id: _as_revision(row) for row in session.exec(query)}
 
 
+def find_at(session: Session, name: str, move: int) -> list[Revision]:
+    """The revisions live in that state of the documents that `name` names then: an id, a path, or a path's end."""
+    query = select(RevisionRow).where(
+        RevisionRow.since <= move,
+        or_(col(RevisionRow.until).is_(None), col(RevisionRow.until) > move),
+        _named(RevisionRow, name),
+    )
+    found = sorted(map(_as_revision, session.exec(query)), key=lambda one: one.path)
+    return [one for one in found if name in (one.document_id, one.path)] or found
+
+
 def history(session: Session, document_id: str) -> list[Revision]:
     query = select(RevisionRow).where(RevisionRow.document_id == document_id).order_by(col(RevisionRow.since))
     return [_as_revision(row) for row in session.exec(query)]
@@ -190,18 +201,21 @@ def find(session: Session, name: str) -> list[Document]:
         (col(RevisionRow.document_id) == col(DocumentRow.document_id)) & col(RevisionRow.until).is_(None),
         isouter=True,
     )
-    named = or_(
-        DocumentRow.document_id == name,
-        DocumentRow.path == name,
-        col(DocumentRow.path).endswith("/" + name.lstrip("/"), autoescape=True),
-    )
     held = set(session.exec(select(HoldRow.document_id)))
     found = []
-    for row, live in session.exec(query.where(named)):
+    for row, live in session.exec(query.where(_named(DocumentRow, name))):
         state = _state(row, live, held)
         found.append(_as_document(row, live, state))
     exact = [one for one in found if name in (one.document_id, one.path)]
     return sorted(exact or found, key=lambda one: (one.state == "gone", one.path))
+
+
+def _named(table: type[DocumentRow] | type[RevisionRow], name: str) -> Any:
+    return or_(
+        col(table.document_id) == name,
+        col(table.path) == name,
+        col(table.path).endswith("/" + name.lstrip("/"), autoescape=True),
+    )
 
 
 def _state(row: DocumentRow, live: RevisionRow | None, held: set[str]) -> str:

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from daemon.config import Settings, check, find_file, fingerprint, load, locate_line, show, socket_path
-from daemon.settings import Chunking, Source
+from daemon.config import Settings, check, find_file, load, locate_line, show, socket_path
+from daemon.settings import Source
 from store.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
@@ -143,11 +143,6 @@ def test_show_says_where_each_value_comes_from(tmp_path: Path) -> None:
     assert shown["origins"]["refresh.rank"] == "environment"
     assert shown["origins"]["state_dir"] == "default"
     assert set(shown["origins"]) == {".".join(key) for key in keys(Settings)}
-
-
-def test_fingerprint_tells_settings_apart(tmp_path: Path) -> None:
-    assert fingerprint(Settings()) == fingerprint(load(SHIPPED, {}))
-    assert fingerprint(Settings()) != fingerprint(Settings(chunking=Chunking(tokens=201)))
 
 
 def test_socket_is_where_it_is_set_else_in_the_state_directory(tmp_path: Path) -> None:
