@@ -126,11 +126,12 @@ def plan(found: Json) -> str:
     lines = [f"{word:<11} {path}" for word in ("out", "back", "changed") for path in found[word]]
     lines += [f"moved       {one['from']} -> {one['to']}" for one in found["moved"]]
     lines += [f"relabelled  {path}" for path in found["relabelled"]]
+    lines = lines or ["the same documents"]
     lines += [f"held        {one['path']}: {one['reason']}" for one in found["held"]]
-    lines += [f"held no more {path}" for path in found["freed"]]
+    lines += [f"freed       {path}" for path in found["freed"]]
     lines.append(f"serving     {_change(found['adapter'], _model)}")
-    if found["settings"]:
-        lines += ["settings that differ from those then, and stay as they are now:", *_settings(found["settings"])]
+    for key, pair in found["settings"].items():
+        lines.append(f"setting     {key} stays {json.dumps(pair['from'])}; then it was {json.dumps(pair['to'])}")
     return "\n".join(lines)
 
 
@@ -144,7 +145,8 @@ def difference(found: Json) -> str:
     lines.append(f"serving     {_change(found['adapter'], _model)}")
     if found["generation"]["from"] != found["generation"]["to"]:
         lines.append(f"generation  {_change(found['generation'], str)}")
-    lines += ["settings:", *_settings(found["settings"])] if found["settings"] else []
+    for key, pair in found["settings"].items():
+        lines.append(f"setting     {key}: {json.dumps(pair['from'])} -> {json.dumps(pair['to'])}")
     for one in found["queries"]:
         lines.append(f"query: {one['query']}")
         lines += [f"  {_moved(result['rank'])} {result['location']}" for result in one["results"]]
@@ -218,10 +220,6 @@ def _model(adapter: int | None) -> str:
 def _change(pair: Json, shown: Callable[[Any], str]) -> str:
     before, after = shown(pair["from"]), shown(pair["to"])
     return after if before == after else f"{before} -> {after}"
-
-
-def _settings(differing: Json) -> list[str]:
-    return [f"  {key}: {json.dumps(pair['from'])} -> {json.dumps(pair['to'])}" for key, pair in differing.items()]
 
 
 def _moved(rank: Json) -> str:

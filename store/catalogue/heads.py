@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
 from store.catalogue.tables import GenerationRow, HeadRow, MoveRow, SettingsRow
 from store.types import Head
@@ -69,7 +69,7 @@ def generation_settings(session: Session, generation: str) -> dict[str, Any]:
 
 
 def note_settings(session: Session, move: int, config: str, settings: dict[str, Any]) -> None:
-    """From `move` on these settings are in force; nothing to note where they were already."""
+    """After `move` these settings are in force; nothing to note where they were already."""
     latest = session.exec(select(SettingsRow.config).order_by(col(SettingsRow.id).desc()).limit(1)).one_or_none()
     if latest != config:
         session.add(SettingsRow(since=move, config=config, settings=settings))
@@ -82,8 +82,13 @@ def settings_of(session: Session, config: str) -> dict[str, Any]:
 
 
 def settings_at(session: Session, move: int) -> dict[str, Any]:
-    """The settings in force when the head left `move`."""
-    query = select(SettingsRow).where(SettingsRow.since <= move).order_by(col(SettingsRow.id).desc()).limit(1)
+    """The settings that a state was made under; those in force now where it is the head."""
+    now = head(session)
+    query = select(SettingsRow).order_by(col(SettingsRow.id).desc()).limit(1)
+    if now is None or now.move != move:
+        query = query.where(
+            or_(SettingsRow.since < move, SettingsRow.since == 1)
+        )  # the first state was made under these
     row = session.exec(query).one_or_none()
     return {} if row is None else dict(row.settings)
 

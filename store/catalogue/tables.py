@@ -33,7 +33,7 @@ class GenerationRow(SQLModel, table=True):
 
 
 class SettingsRow(SQLModel, table=True):
-    """All settings as they were in force from the move `since` on, until the next row's."""
+    """All settings as they were in force for the moves after `since`, until the next row's."""
 
     __tablename__ = "settings"
     id: int | None = Field(default=None, primary_key=True)
