@@ -13,8 +13,6 @@ UNITS = {
     "week": timedelta(weeks=1),
 }
 AGO = re.compile(r"(\d+)\s*(second|minute|hour|day|week)s?\s+ago", re.IGNORECASE)
-
-
 SPAN = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?")
 
 
@@ -38,9 +36,9 @@ def parse_time(text: str, now: datetime) -> datetime | None:
     text = text.strip()
     if text.lower() == "yesterday":
         return now - timedelta(days=1)
-    if ago := AGO.fullmatch(text):
-        return now - int(ago[1]) * UNITS[ago[2].lower()]
     try:
+        if ago := AGO.fullmatch(text):
+            return now - int(ago[1]) * UNITS[ago[2].lower()]
         return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):  # or it is before the year 1
         return None

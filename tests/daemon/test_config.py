@@ -181,6 +181,8 @@ def test_loading_is_quick_and_imports_no_engine() -> None:
         ("[chunking]\noverlap = 200", "2: chunking.overlap: an overlap of 200 tokens is not shorter than a chunk"),
         ("[chunking]\ntokens = 20", "1: chunking.overlap: an overlap of 30 tokens is not shorter than a chunk (20"),
         ('[refresh]\nschedule = "daily"', "2: refresh.schedule: 'daily' is not a schedule: it needs five fields"),
+        ('[snapshots]\nkeep_within = "7 days"', "2: snapshots.keep_within: '7 days' is no duration"),
+        ("[snapshots]\nkeep_last = -1", "2: snapshots.keep_last: should be greater than or equal to 0, not -1"),
         ('[snapshots]\nschedule = "0 25 * * *"', "2: snapshots.schedule: '0 25 * * *' is not a schedule"),
         ("a = 1\nb = = 2", "2: not TOML: Invalid value"),
         ('a = "', "1: not TOML:"),

@@ -213,6 +213,8 @@ def test_a_time_means_the_newest_state_before_it_that_is_left(memory: Memory, cl
     with pytest.raises(NotFound, match="was pruned"):
         memory.state(then.isoformat())
     assert memory.state(clock.now.isoformat()).head == memory.head()
+    with pytest.raises(NotFound, match="neither a version nor a time"):
+        memory.state("99999999999 weeks ago")
 
 
 # --- differences -----------------------------------------------------------------------------------------------
