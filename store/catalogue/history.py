@@ -95,7 +95,8 @@ def clear_intent(session: Session) -> None:
 
 def changes(session: Session, now: int, then: int) -> list[Change]:
     """The documents whose live revision differs between two states, by id."""
-    before, after = documents.live_at(session, now), documents.live_at(session, then)
+    touched = documents.touched(session, now, then)
+    before, after = documents.live_at(session, now, touched), documents.live_at(session, then, touched)
     differing = [
         Change(document_id, before.get(document_id), after.get(document_id))
         for document_id in before.keys() | after.keys()

@@ -90,6 +90,8 @@ class RevisionRow(SQLModel, table=True):
     __table_args__ = (
         Index("revisions_live", "document_id", unique=True, sqlite_where=text("until IS NULL")),
         Index("revisions_of", "document_id", "since"),
+        Index("revisions_since", "since"),
+        Index("revisions_until", "until"),
     )
     id: int | None = Field(default=None, primary_key=True)
     document_id: str
