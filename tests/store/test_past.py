@@ -305,6 +305,9 @@ def test_results_move_by_document_and_text(memory: Memory) -> None:
     assert dict(found)["alpha beta"][1] == 2
     assert dict(found)["beta gamma"][1] is None
     assert len(found) == 4
+    memory.commit(Batch(upserts=(upsert(memory, "b", "twice", "twice"),)))
+    twice = memory.search("twice", 2).hits
+    assert [one.rank for one in movements(twice, twice[:1])] == [(1, 1), (2, None)]
 
 
 # --- what a rollback would do ----------------------------------------------------------------------------------
