@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from daemon.settings import Settings, Source
 from store.errors import ConfigError
 
-__all__ = ["Settings", "Source", "check", "find_file", "fingerprint", "load", "locate_line", "show", "socket_path"]
+__all__ = ["Settings", "Source", "check", "find_file", "load", "locate_line", "show", "socket_path"]
 
 KeyPath = tuple[str | int, ...]
 
@@ -87,12 +86,6 @@ def show(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[st
         else:
             origins[_dotted(key)] = "file" if key[-1] in owner.model_fields_set else "default"
     return {"settings": settings.model_dump(mode="json"), "origins": origins}
-
-
-def fingerprint(settings: Settings) -> str:
-    """Equal exactly when every setting is equal."""
-    canonical = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
-    return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
 
 
 def socket_path(settings: Settings) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,10 +29,9 @@ def sync(done: Json) -> str:
 
 def status(found: Json) -> str:
     head = found["head"]
-    adapter = "base model" if head["adapter"] is None else f"adapter {head['adapter']}"
     lines = [
         f"daemon      {'running, ' + str(found['watch_mode']) + ' watch' if found['running'] else 'not running'}",
-        f"head        generation {head['generation']}, version {head['version']}, {adapter}",
+        f"head        generation {head['generation']}, version {head['version']}, {_model(head['adapter'])}",
         f"changed     {_local(found['changed_at'])}",
         f"documents   {found['documents']} with {found['chunks']} chunks; "
         f"{found['failed']} failed, {found['held']} held, {found['queue']} waiting",
@@ -79,8 +80,9 @@ def ask(found: Json) -> str:
     if not found["citations"] and found["results"]:
         lines += ["nearest passages:", *(f"  {hit['location']}  {hit['score']:.3f}" for hit in found["results"])]
     lines += [f"({remark})" for remark in found["remarks"]]
-    model = "base model" if found["adapter"] is None else f"adapter {found['adapter']}"
-    lines.append(f"-- {_where(found)}, {model}, {found['seconds']:.1f} s; retrieval {found['retrieval_id']}")
+    lines.append(
+        f"-- {_where(found)}, {_model(found['adapter'])}, {found['seconds']:.1f} s; retrieval {found['retrieval_id']}"
+    )
     return "\n".join(lines)
 
 
@@ -94,28 +96,34 @@ def documents(found: Json) -> str:
             lines.append(f"       {one['error']}{tried}")
         if one.get("held"):
             lines.append(f"       {one['held']}")
+    lines += [f"-- {_where(found)}"] if "as_of" in found else []
     return "\n".join(lines) or "none"
 
 
 def show(found: Json) -> str:
     lines = [documents({"documents": [found]}), f"       id {found['document_id']}"]
     for one in found.get("history", []):
-        until = "now" if one["until"] is None else f"move {one['until']}"
+        until = "now" if one["until"] is None else _local(one["until_at"])
+        gone = "" if one["version"] is not None else "; its text is gone"
         lines.append(
-            f"       move {one['since']} to {until}: content {one['content'][:12]}, {one['chunks']} chunks, "
-            f"file of {_local(one['modified_at'])}, {one['path']}"
+            f"{one['number']:>6} {_local(one['since_at'])} to {until} ({one['reason']}): content "
+            f"{one['content'][:12]}, {one['chunks']} chunks, file of {_local(one['modified_at'])}, {one['path']}{gone}"
         )
     for hit in found["passages"]:
         place = f"page {hit['page']}" if hit["page"] else " > ".join(hit["headings"])
         lines += [f"--- {hit['position']} {place}".rstrip(), hit["text"]]
+    lines += [f"-- {_where(found)}"] if "as_of" in found else []
     return "\n".join(lines)
 
 
+def diff(found: Json) -> str:
+    return "\n".join(found["diff"]) or "no difference"
+
+
 def snapshot(one: Json) -> str:
-    model = "base model" if one["adapter"] is None else f"adapter {one['adapter']}"
     return (
-        f"{one['name']}  version {one['version']}, {one['documents']} documents, {one['chunks']} chunks, {model}, "
-        f"{_local(one['created_at'])}, {one['reason']}"
+        f"{one['name']}  version {one['version']}, {one['documents']} documents, {one['chunks']} chunks, "
+        f"{_model(one['adapter'])}, {_local(one['created_at'])}, {one['reason']}{', pinned' if one['pinned'] else ''}"
     )
 
 
@@ -128,9 +136,41 @@ def snapshot_show(found: Json) -> str:
 
 
 def plan(found: Json) -> str:
-    lines = [f"{word:<9}{path}" for word in ("out", "back", "changed") for path in found[word]]
-    model = "base model" if found["adapter"] is None else f"adapter {found['adapter']}"
-    return "\n".join([*lines, f"serving  {model}"])
+    lines = [f"{word:<11} {path}" for word in ("out", "back", "changed") for path in found[word]]
+    lines += [f"moved       {one['from']} -> {one['to']}" for one in found["moved"]]
+    lines += [f"relabelled  {path}" for path in found["relabelled"]]
+    lines = lines or ["the same documents"]
+    lines += [f"held        {one['path']}: {one['reason']}" for one in found["held"]]
+    lines += [f"freed       {path}" for path in found["freed"]]
+    lines.append(f"serving     {_change(found['adapter'], _model)}")
+    for key, pair in found["settings"].items():
+        lines.append(f"setting     {key} stays {json.dumps(pair['from'])}; then it was {json.dumps(pair['to'])}")
+    return "\n".join(lines)
+
+
+def difference(found: Json) -> str:
+    lines = [f"from {_where(found['from'])}", f"to   {_where(found['to'])}"]
+    for word in ("added", "removed", "changed", "relabelled"):
+        lines += [f"{word:<11} {one['path']}" for one in found[word]]
+    lines += [f"moved       {one['from']} -> {one['to']}" for one in found["moved"]]
+    if not any(found[word] for word in ("added", "removed", "changed", "relabelled", "moved")):
+        lines.append("the same documents")
+    lines.append(f"serving     {_change(found['adapter'], _model)}")
+    if found["generation"]["from"] != found["generation"]["to"]:
+        lines.append(f"generation  {_change(found['generation'], str)}")
+    for key, pair in found["settings"].items():
+        lines.append(f"setting     {key}: {json.dumps(pair['from'])} -> {json.dumps(pair['to'])}")
+    for one in found["queries"]:
+        lines.append(f"query: {one['query']}")
+        lines += [f"  {_moved(result['rank'])} {result['location']}" for result in one["results"]]
+    return "\n".join(lines)
+
+
+def prune(found: Json) -> str:
+    word = "would remove" if found["dry_run"] else "removed"
+    lines = [f"{'keep':<12} {one['name']}: {', '.join(one['reasons'])}" for one in found["kept"]]
+    lines += [f"{word:<12} {one['name']}  {_local(one['created_at'])}, {one['reason']}" for one in found["removed"]]
+    return "\n".join([*lines, f"{len(found['kept'])} kept, {len(found['removed'])} {word}"])
 
 
 def rollback(done: Json) -> str:
@@ -195,14 +235,28 @@ def doctor(found: Json) -> str:
 
 
 def settings(found: Json) -> str:
-    import json
-
     return json.dumps(found, indent=2)
 
 
 def _where(found: Json) -> str:
     name = f"snapshot {found['snapshot']}, " if found["snapshot"] else ""
     return f"{name}version {found['version']} of {_local(found['as_of'])}"
+
+
+def _model(adapter: int | None) -> str:
+    return "base model" if adapter is None else f"adapter {adapter}"
+
+
+def _change(pair: Json, shown: Callable[[Any], str]) -> str:
+    before, after = shown(pair["from"]), shown(pair["to"])
+    return after if before == after else f"{before} -> {after}"
+
+
+def _moved(rank: Json) -> str:
+    before, after = rank["from"], rank["to"]
+    if before is None or after is None:
+        return f"{'entered at ' + str(after) if before is None else 'left from ' + str(before):<14}"
+    return f"{f'{before} -> {after}' if before != after else f'{after} as before':<14}"
 
 
 def _local(text: str | None) -> str:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from daemon.config import fingerprint
 from daemon.ingest import Dirty, Report, ingest, sweep
 from daemon.parse import ParserProcess
 from daemon.parsers import PARSER_VERSION
@@ -83,7 +82,7 @@ class Runtime:
             self.embedder,
             write=write,
             generation=generation(settings, self.embedder),
-            config=fingerprint(settings),
+            settings=settings.model_dump(mode="json"),
             cache_mb=embedding.cache_mb,
         )
         self.parser = ParserProcess(seconds=settings.ingest.parse_seconds, memory_mb=settings.ingest.parse_memory_mb)

@@ -205,10 +205,13 @@ class Service:
         self.inbox.sweep(source, self.settings.ingest.settle_seconds)
 
     def _snapshot(self) -> None:
-        """The scheduled snapshot; none when nothing changed since the last."""
+        """The scheduled snapshot, none when nothing changed since the last; then those go that are not to be kept."""
         latest = self.runtime.memory.snapshots()[-1:]
         if not latest or latest[0].head.move != self.runtime.memory.head().move:
             self.runtime.memory.snapshot(reason="schedule")
+        policy = operations.states.policy(self.settings.snapshots)
+        if policy.keeps_any and (removed := self.runtime.memory.prune_snapshots(policy).removed):
+            log.info("retention: removed %s", ", ".join(one.name for one in removed))
 
     def _refresh_if_asked_enough(self) -> None:
         if self.runtime.memory.journal.retrievals_since_refresh() >= self.settings.refresh.min_retrievals:

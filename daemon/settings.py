@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic_core import PydanticCustomError
 
 from store.errors import ConfigError
+from store.when import parse_span
 
 DAILY = "0 3 * * *"
 HOURLY = "0 * * * *"
@@ -143,8 +144,19 @@ class Refresh(Section):
     distractors: Count = 3
 
 
+def _span(text: str) -> str:
+    parse_span(text)
+    return text
+
+
 class Snapshots(Section):
     schedule: Schedule = HOURLY
+    keep_last: Count = 10
+    keep_hourly: Count = 24
+    keep_daily: Count = 7
+    keep_weekly: Count = 5
+    keep_monthly: Count = 12
+    keep_within: Annotated[str, AfterValidator(_span)] = ""
 
 
 class Api(Section):

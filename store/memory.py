@@ -29,8 +29,11 @@ from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
 from store.errors import Corrupt, NotFound, UsageError
 from store.journal import Journal
-from store.opening import begin, fingerprint, recover, take_lock
-from store.snapshots import Plan, RolledBack, plan
+from store.lock import take_lock
+from store.opening import begin, fingerprint, recover
+from store.past import Past
+from store.retention import Judged, Policy
+from store.snapshots import Plan, RolledBack
 from store.types import (
     Batch,
     Document,
@@ -74,12 +77,12 @@ class Memory:
         *,
         write: bool,
         generation: Mapping[str, Any],
-        config: str = "",
+        settings: Mapping[str, Any] | None = None,
         cache_mb: int = 1024,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `config` is the
-        fingerprint of all settings, kept with each snapshot.
+        """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `settings` are all
+        that are in force, JSON-able; they are kept, so that states can be compared.
 
         Raises Locked (another writer), ConfigError (the memory was made with another `generation`), NotFound (nothing
         to read yet) and Corrupt (what was acknowledged cannot be read).
@@ -87,8 +90,9 @@ class Memory:
         self.state_dir = state_dir
         self.embedder = embedder
         self.clock = clock
-        self.generation = fingerprint(generation)
-        self._config = config
+        self.generation = "g" + fingerprint(generation)
+        self._settings = dict(settings or {})
+        self._config = fingerprint(self._settings)
         self._turn = threading.RLock()
         self._commits = maintenance.COMMITS  # since the last maintenance; how many before this start is not known
         self._lock = take_lock(state_dir) if write else None
@@ -98,9 +102,10 @@ class Memory:
             self.database = Database(state_dir / CATALOGUE, create=write)
             self.vectors = Generations(state_dir / "generations")
             self.journal = Journal(self.database, clock)
+            self.past = Past(self.database, self.vectors, self.state)
             self.cache = EmbeddingCache(state_dir / "embeddings.sqlite", cache_mb)
             if write:
-                begin(self.database, self.vectors, generation, embedder.dimension, clock())
+                begin(self.database, self.vectors, generation, self._settings, embedder.dimension, clock())
                 recover(self.database, self.vectors, self.cache, clock())
         except BaseException:
             self._release_lock()
@@ -166,7 +171,9 @@ class Memory:
         with self._turn:
             before = self.head()
             now = self.clock()
-            self.snapshot(f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve")
+            self.snapshot(
+                f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve", undoes="promotion"
+            )
             with self.database.write() as session:
                 learning.set_adapter_state(session, adapter, "promoted")
                 head = heads.move_head(
@@ -180,15 +187,33 @@ class Memory:
             self.snapshot(f"adapter-{adapter:04d}", f"adapter {adapter} began to serve")
             return head
 
-    def snapshot(self, name: str | None = None, reason: str = "by hand") -> Snapshot:
+    def snapshot(
+        self, name: str | None = None, reason: str = "by hand", *, pinned: bool = False, undoes: str = ""
+    ) -> Snapshot:
         with self._turn:
             return snapshots.create(
-                self.database, self.vectors, name=name, reason=reason, config=self._config, now=self.clock()
+                self.database,
+                self.vectors,
+                name=name,
+                reason=reason,
+                config=self._config,
+                now=self.clock(),
+                pinned=pinned,
+                undoes=undoes,
             )
 
     def delete_snapshot(self, name: str) -> None:
         with self._turn:
             snapshots.delete(self.database, self.vectors, name)
+
+    def pin_snapshot(self, name: str, pinned: bool) -> Snapshot:
+        with self._turn:
+            return snapshots.pin(self.database, name, pinned)
+
+    def prune_snapshots(self, policy: Policy) -> Judged:
+        """Let go of the snapshots that the policy does not keep."""
+        with self._turn:
+            return snapshots.prune(self.database, self.vectors, policy)
 
     def roll_back(self, name: str, only: str | None = None) -> RolledBack:
         with self._turn:
@@ -243,13 +268,13 @@ class Memory:
         """The state that `when` means (see `snapshots.resolve`)."""
         return snapshots.resolve(self.database, when, self.clock())
 
-    def search(self, query: str, k: int, *, when: str | None = None, filters: Filters | None = None) -> Found:
+    def search(self, query: str, k: int, *, when: str | State | None = None, filters: Filters | None = None) -> Found:
         """The `k` chunks nearest to the query in the head or in a past state, best first."""
         if not query.strip():
             raise UsageError("the query is empty; say what to look for")
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least 1 result")
-        state = self.state(when)
+        state = when if isinstance(when, State) else self.state(when)
         vector = self.embedder.embed([self._cut(query)])[0]
         head = state.head
         hits = self.vectors.search(head.generation, head.version, np.asarray(vector), k, filters or Filters())
@@ -286,10 +311,6 @@ class Memory:
             raise UsageError(f"{name!r} names {len(found)} documents; say more of the path, as in {found[0].path}")
         return found[0]
 
-    def history(self, document_id: str) -> list[Revision]:
-        with self.database.read() as session:
-            return documents.history(session, document_id)
-
     def holds(self) -> list[Hold]:
         with self.database.read() as session:
             return holds.listing(session)
@@ -298,11 +319,8 @@ class Memory:
         with self.database.read() as session:
             return history.snapshots(session)
 
-    def named(self, name: str) -> Snapshot:
-        return next((one for one in self.snapshots() if one.name == name), None) or _no_snapshot(name)
-
     def plan_rollback(self, name: str, only: str | None = None) -> Plan:
-        return plan(self.database, name, only)
+        return snapshots.plan(self.database, name, only, now=self.clock(), check=self._check_there)
 
     def sources(self) -> dict[str, int]:
         """The names of the sources that have documents, live or failed, and how many."""
@@ -350,7 +368,3 @@ class Memory:
 def new_id() -> str:
     """A fresh id for a document or a retrieval."""
     return uuid.uuid4().hex[:16]
-
-
-def _no_snapshot(name: str) -> Snapshot:
-    raise NotFound(f"no snapshot {name!r}; `memex snapshot list` shows those there are")

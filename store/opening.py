@@ -6,10 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from store import forgetting as forgetting_of_documents
 from store import snapshots
@@ -17,46 +14,48 @@ from store.catalogue import forgetting, heads, history, learning
 from store.catalogue.database import Database
 from store.durable import sync_filesystem
 from store.embedding_cache import EmbeddingCache
-from store.errors import ConfigError, Corrupt, Locked
+from store.errors import ConfigError, Corrupt
 from store.types import Head
 from store.vectors import Generations
 
 
-def take_lock(state_dir: Path) -> FileLock:
-    """The one writer's lock. Raises Locked."""
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(state_dir / "writer.lock", timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise Locked(f"another memex writes {state_dir}; stop it, or let it do the work") from None
-    return lock
-
-
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """The name of a generation: the same settings give the same one."""
+    """The same settings give the same one."""
     text = json.dumps(settings, sort_keys=True, default=str)
-    return "g" + hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def begin(database: Database, vectors: Generations, settings: Mapping[str, Any], dimension: int, now: datetime) -> None:
-    """Make the first head, or see that the one there is was made with these settings. Raises ConfigError."""
-    wanted = fingerprint(settings)
+def begin(
+    database: Database,
+    vectors: Generations,
+    generation: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    dimension: int,
+    now: datetime,
+) -> None:
+    """Make the first head, or see that the one there is was made as `generation` says; note the settings in force.
+
+    Raises ConfigError.
+    """
+    name = "g" + fingerprint(generation)
     with database.read() as session:
         head = heads.head(session)
         made_with = heads.generation_settings(session, head.generation) if head else {}
     if head is None:
-        version = vectors.create(wanted, dimension)
+        version = vectors.create(name, dimension)
         with database.write() as session:
-            heads.add_generation(session, wanted, dict(settings), now)
-            heads.move_head(session, at=now, generation=wanted, version=version, adapter=None, reason="created")
-    elif head.generation != wanted:
-        differing = sorted(key for key in made_with.keys() | settings.keys() if made_with.get(key) != settings.get(key))
+            heads.add_generation(session, name, dict(generation), now)
+            head = heads.move_head(session, at=now, generation=name, version=version, adapter=None, reason="created")
+    elif head.generation != name:
+        keys = sorted(made_with.keys() | generation.keys())
+        differing = [key for key in keys if made_with.get(key) != generation.get(key)]
         raise ConfigError(
             f"{database.path.parent} was made with other settings ("
-            + ", ".join(f"{key}: {made_with.get(key)}, now {settings.get(key)}" for key in differing)
+            + ", ".join(f"{key}: {made_with.get(key)}, now {generation.get(key)}" for key in differing)
             + "); set them back, or name another state_dir and let it ingest anew"
         )
+    with database.write() as session:
+        heads.note_settings(session, head.move, fingerprint(settings), dict(settings))
 
 
 def recover(database: Database, vectors: Generations, cache: EmbeddingCache, now: datetime) -> None:

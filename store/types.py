@@ -31,6 +31,7 @@ class Chunk:
     position: int  # counted from 0 within the document
     headings: tuple[str, ...] = ()
     page: int | None = None
+    fresh_at: int = 0  # where in `text` begins what the chunks before lack; 0 in a section's first, with its heading
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,8 @@ class Snapshot:
     chunks: int
     config: str  # fingerprint of the settings that were in force
     reason: str
+    pinned: bool = False  # retention leaves it alone
+    undoes: str = ""  # what returning to it takes back: "rollback" or "promotion"; "" for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +253,7 @@ class Hit:
     modified_at: datetime
     ingested_at: datetime
     embedded_at: datetime
+    fresh_at: int = 0  # as in Chunk
 
     @property
     def location(self) -> str:

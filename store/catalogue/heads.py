@@ -1,15 +1,24 @@
-"""The head, its moves, and the generations they name."""
+"""The head, its moves, the generations they name, and the settings that were in force."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, func, union, update
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
-from store.catalogue.tables import GenerationRow, HeadRow, MoveRow, RetrievalRow, RevisionRow, RunRow, SnapshotRow
+from store.catalogue.tables import (
+    GenerationRow,
+    HeadRow,
+    MoveRow,
+    RetrievalRow,
+    RevisionRow,
+    RunRow,
+    SettingsRow,
+    SnapshotRow,
+)
 from store.types import Head
 
 
@@ -42,6 +51,20 @@ def at_time(session: Session, when: datetime) -> Head | None:
     query = select(MoveRow).where(MoveRow.at <= when, col(MoveRow.kept)).order_by(col(MoveRow.move).desc()).limit(1)
     row = session.exec(query).one_or_none()
     return None if row is None else as_head(row)
+
+
+def moves(session: Session, numbers: Iterable[int]) -> dict[int, Head]:
+    """move -> the state that it made."""
+    found = (session.get(MoveRow, number) for number in set(numbers))
+    return {row.move: as_head(row) for row in found if row is not None and row.move is not None}
+
+
+def versions_between(session: Session, generation: str, since: int, until: int | None) -> Iterator[int]:
+    """The versions that served in the moves from `since` to before `until`, newest first."""
+    query = select(MoveRow.version).where(MoveRow.generation == generation, col(MoveRow.move) >= since)
+    if until is not None:
+        query = query.where(col(MoveRow.move) < until)
+    yield from session.exec(query.order_by(col(MoveRow.move).desc()))
 
 
 def oldest_kept(session: Session) -> int:
@@ -97,6 +120,31 @@ def add_generation(session: Session, generation: str, settings: dict[str, Any], 
 
 def generation_settings(session: Session, generation: str) -> dict[str, Any]:
     row = session.get(GenerationRow, generation)
+    return {} if row is None else dict(row.settings)
+
+
+def note_settings(session: Session, move: int, config: str, settings: dict[str, Any]) -> None:
+    """After `move` these settings are in force; nothing to note where they were already."""
+    latest = session.exec(select(SettingsRow.config).order_by(col(SettingsRow.id).desc()).limit(1)).one_or_none()
+    if latest != config:
+        session.add(SettingsRow(since=move, config=config, settings=settings))
+
+
+def settings_of(session: Session, config: str) -> dict[str, Any]:
+    """The settings of this fingerprint; {} when they are not known."""
+    row = session.exec(select(SettingsRow).where(SettingsRow.config == config).limit(1)).one_or_none()
+    return {} if row is None else dict(row.settings)
+
+
+def settings_at(session: Session, move: int) -> dict[str, Any]:
+    """The settings that a state was made under; those in force now where it is the head."""
+    now = head(session)
+    query = select(SettingsRow).order_by(col(SettingsRow.id).desc()).limit(1)
+    if now is None or now.move != move:
+        query = query.where(
+            or_(SettingsRow.since < move, SettingsRow.since == 1)
+        )  # the first state was made under these
+    row = session.exec(query).one_or_none()
     return {} if row is None else dict(row.settings)
 
 

@@ -32,6 +32,16 @@ class GenerationRow(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcTime)
 
 
+class SettingsRow(SQLModel, table=True):
+    """All settings as they were in force for the moves after `since`, until the next row's."""
+
+    __tablename__ = "settings"
+    id: int | None = Field(default=None, primary_key=True)
+    since: int
+    config: str = Field(index=True)  # their fingerprint
+    settings: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+
+
 class MoveRow(SQLModel, table=True):
     """Every state the head has been in. Revisions are dated in moves, which grow across generations."""
 
@@ -81,6 +91,8 @@ class RevisionRow(SQLModel, table=True):
     __table_args__ = (
         Index("revisions_live", "document_id", unique=True, sqlite_where=text("until IS NULL")),
         Index("revisions_of", "document_id", "since"),
+        Index("revisions_since", "since"),
+        Index("revisions_until", "until"),
     )
     id: int | None = Field(default=None, primary_key=True)
     document_id: str
@@ -123,6 +135,8 @@ class SnapshotRow(SQLModel, table=True):
     chunks: int
     config: str
     reason: str
+    pinned: bool = False
+    undoes: str = ""
 
 
 class IntentRow(SQLModel, table=True):

@@ -26,6 +26,7 @@ def schema(dimension: int) -> pa.Schema:
             pa.field("page", pa.int32()),
             pa.field("headings", pa.list_(pa.string()), nullable=False),
             pa.field("text", pa.string(), nullable=False),
+            pa.field("fresh_at", pa.int32(), nullable=False),
             pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
             pa.field("domain", pa.string(), nullable=False),
             pa.field("tags", pa.list_(pa.string()), nullable=False),
@@ -59,6 +60,7 @@ def fresh_rows(into: pa.Schema, upserts: Sequence[Upsert], ingested_at: datetime
             columns["page"].append(chunk.page)
             columns["headings"].append(list(chunk.headings))
             columns["text"].append(chunk.text)
+            columns["fresh_at"].append(chunk.fresh_at)
             columns["domain"].append(upsert.labels.domain)
             columns["tags"].append(list(upsert.labels.tags))
             columns["boost"].append(upsert.labels.boost)
@@ -127,6 +129,7 @@ def hit(row: dict[str, Any], score: float) -> Hit:
         modified_at=row["modified_at"],
         ingested_at=row["ingested_at"],
         embedded_at=row["embedded_at"],
+        fresh_at=row["fresh_at"],
     )
 
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from daemon.config import Settings, check, find_file, fingerprint, load, locate_line, show, socket_path
-from daemon.settings import Chunking, Source
+from daemon.config import Settings, check, find_file, load, locate_line, show, socket_path
+from daemon.settings import Source
 from store.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
@@ -145,11 +145,6 @@ def test_show_says_where_each_value_comes_from(tmp_path: Path) -> None:
     assert set(shown["origins"]) == {".".join(key) for key in keys(Settings)}
 
 
-def test_fingerprint_tells_settings_apart(tmp_path: Path) -> None:
-    assert fingerprint(Settings()) == fingerprint(load(SHIPPED, {}))
-    assert fingerprint(Settings()) != fingerprint(Settings(chunking=Chunking(tokens=201)))
-
-
 def test_socket_is_where_it_is_set_else_in_the_state_directory(tmp_path: Path) -> None:
     assert socket_path(Settings(state_dir=tmp_path)) == tmp_path / "run" / "memex.sock"
     assert socket_path(load(written(tmp_path, '[api]\nsocket = "/s"'), {})) == Path("/s")
@@ -186,6 +181,8 @@ def test_loading_is_quick_and_imports_no_engine() -> None:
         ("[chunking]\noverlap = 200", "2: chunking.overlap: an overlap of 200 tokens is not shorter than a chunk"),
         ("[chunking]\ntokens = 20", "1: chunking.overlap: an overlap of 30 tokens is not shorter than a chunk (20"),
         ('[refresh]\nschedule = "daily"', "2: refresh.schedule: 'daily' is not a schedule: it needs five fields"),
+        ('[snapshots]\nkeep_within = "7 days"', "2: snapshots.keep_within: '7 days' is no duration"),
+        ("[snapshots]\nkeep_last = -1", "2: snapshots.keep_last: should be greater than or equal to 0, not -1"),
         ('[snapshots]\nschedule = "0 25 * * *"', "2: snapshots.schedule: '0 25 * * *' is not a schedule"),
         ("a = 1\nb = = 2", "2: not TOML: Invalid value"),
         ('a = "', "1: not TOML:"),

@@ -53,7 +53,7 @@ def test_what_has_a_name_stays_and_the_rest_goes(memory: Memory) -> None:
     with pytest.raises(NotFound, match="never served or is pruned"):
         memory.state(str(early.version + 3))
     # a time whose own state is pruned means the newest one before it that is there
-    between = memory.history("one")[3].ingested_at.isoformat()
+    between = memory.past.history("one")[3].since_at.isoformat()
     assert memory.state(between).head.version == early.version
     kept = memory.vectors.versions(latest.generation)
     assert early.version in kept

@@ -51,7 +51,8 @@ def test_a_move_keeps_id_text_and_vector(memory: Memory) -> None:
     after = memory.vectors.vectors(memory.generation, memory.head().version)
     assert all(np.array_equal(after[one], before[one]) for one in before)
     assert memory.counts() == (2, 4)
-    assert [(r.path, r.chunks) for r in memory.history("a")] == [("/docs/a", 2), ("/docs/elsewhere", 2)]
+    revisions = [served.revision for served in memory.past.history("a")]
+    assert [(one.path, one.chunks) for one in revisions] == [("/docs/a", 2), ("/docs/elsewhere", 2)]
 
 
 def test_filters_narrow_the_search(memory: Memory) -> None:
