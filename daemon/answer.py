@@ -52,7 +52,7 @@ def ask(
     remarks: tuple[str, ...] = ()
     text, prompt_tokens, new_tokens = ABSENT, 0, 0
     citations: tuple[Citation, ...] = ()
-    near = [hit for hit in found.hits if hit.score >= settings.retrieval.min_score]
+    near = [hit for hit in found.hits if hit.similarity >= settings.retrieval.min_score]
     if not near:
         remarks = (f"nothing found scores {settings.retrieval.min_score} or more (retrieval.min_score)",)
     else:

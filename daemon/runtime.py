@@ -19,6 +19,7 @@ from store.chunking import CHUNKER_VERSION
 from store.embedding import Embedder, open_embedder
 from store.maintenance import Upkeep
 from store.memory import Memory
+from store.search import Ranking
 from store.types import Batch
 from trainers.model import LanguageModel, resolve
 
@@ -84,6 +85,7 @@ class Runtime:
             generation=generation(settings, self.embedder),
             settings=settings.model_dump(mode="json"),
             cache_mb=embedding.cache_mb,
+            ranking=Ranking(settings.retrieval.mode, settings.retrieval.text_weight),
         )
         self.parser = ParserProcess(seconds=settings.ingest.parse_seconds, memory_mb=settings.ingest.parse_memory_mb)
         self.batch_seconds = settings.ingest.batch_seconds

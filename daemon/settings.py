@@ -123,6 +123,8 @@ class Embedding(Section):
 
 class Retrieval(Section):
     k: Whole = 5
+    mode: Literal["hybrid", "vector", "text"] = "hybrid"
+    text_weight: Share = 0.4
     context_tokens: Whole = 768
     min_score: Annotated[float, Field(ge=-1, le=1)] = 0.25
 

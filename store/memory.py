@@ -33,6 +33,7 @@ from store.lock import take_lock
 from store.opening import begin, fingerprint, recover
 from store.past import Past
 from store.retention import Judged, Policy
+from store.search import HYBRID, Ranking, search
 from store.snapshots import Plan, RolledBack
 from store.types import (
     Batch,
@@ -79,6 +80,7 @@ class Memory:
         generation: Mapping[str, Any],
         settings: Mapping[str, Any] | None = None,
         cache_mb: int = 1024,
+        ranking: Ranking = HYBRID,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `settings` are all
@@ -90,6 +92,7 @@ class Memory:
         self.state_dir = state_dir
         self.embedder = embedder
         self.clock = clock
+        self.ranking = ranking
         self.generation = "g" + fingerprint(generation)
         self._settings = dict(settings or {})
         self._config = fingerprint(self._settings)
@@ -269,7 +272,7 @@ class Memory:
         return snapshots.resolve(self.database, when, self.clock())
 
     def search(self, query: str, k: int, *, when: str | State | None = None, filters: Filters | None = None) -> Found:
-        """The `k` chunks nearest to the query in the head or in a past state, best first."""
+        """The `k` chunks that fit the query best in the head or in a past state, best first (see `store.search`)."""
         if not query.strip():
             raise UsageError("the query is empty; say what to look for")
         if k < 1:
@@ -277,7 +280,7 @@ class Memory:
         state = when if isinstance(when, State) else self.state(when)
         vector = self.embedder.embed([self._cut(query)])[0]
         head = state.head
-        hits = self.vectors.search(head.generation, head.version, np.asarray(vector), k, filters or Filters())
+        hits = search(self.vectors, head, query, np.asarray(vector), k, filters or Filters(), self.ranking)
         return Found(state, tuple(hits))
 
     def chunks(self, document_ids: Sequence[str], head: Head | None = None) -> list[Hit]:

@@ -229,9 +229,16 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
+    """What narrows a search before it begins. `path` is a glob: `*` stays within a folder, `**` does not."""
+
     source: str | None = None
     domain: str | None = None
     tag: str | None = None
+    path: str | None = None
+    modified_after: datetime | None = None
+    modified_before: datetime | None = None
+    ingested_after: datetime | None = None
+    ingested_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +254,16 @@ class Hit:
     headings: tuple[str, ...]
     page: int | None
     text: str
-    score: float  # cosine similarity, -1 to 1
+    score: float  # what results are ordered by; greater is better
     domain: str
     tags: tuple[str, ...]
     modified_at: datetime
     ingested_at: datetime
     embedded_at: datetime
     fresh_at: int = 0  # as in Chunk
+    boost: float = 1.0
+    similarity: float = 0.0  # cosine of query and chunk, -1 to 1
+    places: tuple[str, ...] = ()  # where else the same text stands
 
     @property
     def location(self) -> str:

@@ -91,6 +91,7 @@ class RevisionRow(SQLModel, table=True):
     __table_args__ = (
         Index("revisions_live", "document_id", unique=True, sqlite_where=text("until IS NULL")),
         Index("revisions_of", "document_id", "since"),
+        Index("revisions_counted", "chunks", sqlite_where=text("until IS NULL")),  # all that counting the live needs
         Index("revisions_since", "since"),
         Index("revisions_until", "until"),
     )

@@ -7,22 +7,25 @@ A single `merge_insert` that also deletes by source joins the whole table: 140 m
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import lancedb
 import pyarrow as pa
+from lancedb.query import BooleanQuery, MatchQuery, Occur, PhraseQuery
 
 from store.errors import Corrupt
 from store.types import Filters, Hit, Rehome, Upsert, Vectors
 from store.vectors import upkeep
 from store.vectors.rows import HIT_COLUMNS, fresh_rows, hit, is_in, matrix, rehomed_rows, schema, where
 
-OVERFETCH = 4  # times k: what boosts may reorder
+PHRASE = re.compile(r'"([^"]*)"')
 INDEX_CACHE, METADATA_CACHE = 256 << 20, 128 << 20  # bytes
 PROBES = 50  # partitions of the vector index that a search looks into; with the default sizes all, up to 400,000 rows
 REFINE = 5  # times as many candidates are taken from the index, whose vectors are rounded, and compared exactly
@@ -84,7 +87,7 @@ class Generations:
         """Compact and index version `base`; returns the version that holds the same chunks in better shape."""
         self._ready(generation, base)
         table = upkeep.open_table(self.folder, generation)
-        upkeep.compact(table)
+        upkeep.compact(table, max(self.tags(generation).values(), default=None))
         upkeep.update_indices(table)
         return int(table.version)
 
@@ -149,19 +152,25 @@ class Generations:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def search(self, generation: str, version: int, vector: Vectors, k: int, filters: Filters) -> list[Hit]:
-        """The `k` chunks of the highest cosine similarity to `vector` (shape (dimension,)), best first.
-
-        A chunk's boost multiplies its similarity in the order, not in the score. Equals are ordered by chunk id, so
-        that the same version always answers the same.
-        """
+    def nearest(self, generation: str, version: int, vector: Vectors, n: int, filters: Filters) -> list[Hit]:
+        """The `n` chunks of the highest cosine similarity to `vector` (shape (dimension,)), best first."""
         query = self._at(generation, version).search(vector).distance_type("cosine")
-        query = query.nprobes(PROBES).refine_factor(REFINE)
-        if clause := where(filters):
-            query = query.where(clause, prefilter=True)
-        found = query.select([*HIT_COLUMNS, "boost", "_distance"]).limit(OVERFETCH * k).to_arrow().to_pylist()
-        found.sort(key=lambda row: (-(1.0 - row["_distance"]) * row["boost"], row["id"]))
-        return [hit(row, 1.0 - row["_distance"]) for row in found[:k]]
+        query = _narrowed(query.nprobes(PROBES).refine_factor(REFINE), filters)
+        found = query.select([*HIT_COLUMNS, "_distance"]).limit(n).to_arrow().to_pylist()
+        return _ordered(hit(row, 1.0 - row["_distance"]) for row in found)
+
+    def matching(
+        self, generation: str, version: int, words: str, vector: Vectors, n: int, filters: Filters
+    ) -> list[Hit]:
+        """The `n` chunks of the highest BM25 score for `words`, best first, with their similarity to `vector` too.
+
+        Every phrase in double quotes must stand in them as it is.
+        """
+        query = _narrowed(self._at(generation, version).search(_full_text(words)), filters)
+        found = query.select([*HIT_COLUMNS, "vector", "_score"]).limit(n).to_arrow()
+        similarities = matrix(found["vector"]) @ vector if found.num_rows else ()
+        rows = zip(found.drop_columns("vector").to_pylist(), similarities, strict=True)
+        return _ordered(replace(hit(row, float(similarity)), score=row["_score"]) for row, similarity in rows)
 
     def chunks(self, generation: str, version: int, document_ids: Iterable[str]) -> list[Hit]:
         """The documents' chunks in reading order, with a score of 0."""
@@ -169,7 +178,7 @@ class Generations:
         if not ids:
             return []
         query = self._at(generation, version).search().where(is_in("document_id", ids)).select(HIT_COLUMNS)
-        hits = [hit(row, 0.0) for row in query.limit(None).to_arrow().to_pylist()]
+        hits = [hit(row) for row in query.limit(None).to_arrow().to_pylist()]
         return sorted(hits, key=lambda hit: (hit.document_id, hit.position))
 
     def by_id(self, generation: str, version: int, chunk_ids: Sequence[str]) -> list[Hit]:
@@ -177,7 +186,7 @@ class Generations:
         if not chunk_ids:
             return []
         query = self._at(generation, version).search().where(is_in("id", chunk_ids)).select(HIT_COLUMNS)
-        found = {row["id"]: hit(row, 0.0) for row in query.limit(None).to_arrow().to_pylist()}
+        found = {row["id"]: hit(row) for row in query.limit(None).to_arrow().to_pylist()}
         return [found[one] for one in chunk_ids if one in found]
 
     def count(self, generation: str, version: int) -> int:
@@ -228,3 +237,21 @@ class Generations:
             while len(self._handles) > HANDLES:
                 self._handles.popitem(last=False)
         return table
+
+
+def _narrowed(query: Any, filters: Filters) -> Any:
+    clause = where(filters)
+    return query.where(clause, prefilter=True) if clause else query
+
+
+def _ordered(hits: Iterable[Hit]) -> list[Hit]:
+    """Best first; equals by chunk id, so that the same version always answers the same."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.chunk_id))
+
+
+def _full_text(words: str) -> Any:
+    phrases = [phrase for phrase in PHRASE.findall(words) if phrase.strip()]
+    query = MatchQuery(words, "text")
+    if not phrases:
+        return query
+    return BooleanQuery([*((Occur.MUST, PhraseQuery(one, "text")) for one in phrases), (Occur.SHOULD, query)])

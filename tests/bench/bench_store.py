@@ -96,10 +96,12 @@ def wear(folder: Path, commits: int) -> dict[str, Any]:
 
 def days(folder: Path, count: int, documents: int) -> dict[str, Any]:
     """Disk of as many daily snapshots, one percent of the documents changed each day, against one copy."""
+    with opened(folder / "one") as copy:
+        load(copy, range(documents), in_one=documents)
+        one = disk(copy)
     with opened(folder / "days") as memory:
         load(memory, range(documents))
         memory.maintain()
-        one = disk(memory)
         rng = np.random.default_rng(0)
         for day in range(count):
             load(memory, rng.choice(documents, documents // 100, replace=False).tolist(), salt=day + 1)
