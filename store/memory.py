@@ -5,6 +5,7 @@ state_dir/
   generations/          one Lance table per generation
   embeddings.sqlite     the embedding cache; may be deleted
   adapters/0001/        one folder per adapter
+  last-backup.json      when, where to, and how it ended
   writer.lock           held by the one process that writes
 """
 
@@ -21,16 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from store import snapshots
+from store import backup, snapshots
+from store.backup import BackedUp
 from store.catalogue import documents, heads, history, holds, learning
-from store.catalogue.database import Database
+from store.catalogue.database import CATALOGUE, Database
 from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
-from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
+from store.errors import ConfigError, Corrupt, NotFound, UsageError
 from store.journal import Journal
+from store.lock import take_writer_lock
+from store.manifest import OnProgress
 from store.snapshots import Plan, RolledBack, plan
 from store.types import (
     Batch,
@@ -46,8 +49,6 @@ from store.types import (
     Vectors,
 )
 from store.vectors import Generations
-
-CATALOGUE = "catalogue.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Memory:
         self.generation = fingerprint(generation)
         self._config = config
         self._turn = threading.RLock()
-        self._lock = _take_lock(state_dir) if write else None
+        self._lock = take_writer_lock(state_dir) if write else None
         try:
             if not write and not (state_dir / CATALOGUE).exists():
                 raise NotFound(f"no memory in {state_dir} yet; run `memex sync` or `memex serve` first")
@@ -201,6 +202,12 @@ class Memory:
         """Make failed documents due at once; returns how many."""
         with self._turn, self.database.write() as session:
             return documents.retry_now(session, paths)
+
+    def back_up(self, folder: Path, on_progress: OnProgress, stop: threading.Event) -> BackedUp:
+        """Make `folder` a copy of the head, all snapshots and adapters (see `backup.back_up`)."""
+        return backup.back_up(
+            self.state_dir, self.database, self._turn, folder, clock=self.clock, on_progress=on_progress, stop=stop
+        )
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -374,16 +381,6 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 def new_id() -> str:
     """A fresh id for a document or a retrieval."""
     return uuid.uuid4().hex[:16]
-
-
-def _take_lock(state_dir: Path) -> FileLock:
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(state_dir / "writer.lock", timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise Locked(f"another memex writes {state_dir}; stop it, or let it do the work") from None
-    return lock
 
 
 def _no_snapshot(name: str) -> Snapshot:

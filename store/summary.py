@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from store.errors import NotFound
+
+LAST_BACKUP = "last-backup.json"
 
 
 def summarise(catalogue: Path) -> dict[str, Any]:
@@ -45,7 +48,16 @@ def summarise(catalogue: Path) -> dict[str, Any]:
         **dict(live),
         **dict(counts),
         "last_refresh": {**dict(refresh), "finished_at": _time(refresh["finished_at"])} if refresh else None,
+        "last_backup": _last_backup(catalogue.with_name(LAST_BACKUP)),
     }
+
+
+def _last_backup(file: Path) -> dict[str, Any] | None:
+    """{at, ok, error, dir} of the last backup, however it ended; None before the first."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _time(microseconds: int) -> str:

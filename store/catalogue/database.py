@@ -21,6 +21,8 @@ from store.catalogue import tables
 from store.errors import Corrupt
 
 SCHEMA = 1
+CATALOGUE = "catalogue.sqlite"
+RESTORING = "catalogue.restoring"  # stands for it while a restore fills the state directory
 
 
 class Database:
@@ -28,6 +30,8 @@ class Database:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         """Open `path`, making its tables when `create`. Raises Corrupt when the file is not a catalogue of ours."""
+        if path.with_name(RESTORING).exists():
+            raise Corrupt(f"{path.parent}: a restore into it was cut off; run `memex restore DIR` again")
         self.path = path
         self._reader = _engine(path, "BEGIN")
         self._writer = _engine(path, "BEGIN IMMEDIATE")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime
 from typing import Any
 
 from sqlmodel import Session, col, select
 
-from store.catalogue.tables import GenerationRow, HeadRow, MoveRow
+from store.catalogue.tables import GenerationRow, HeadRow, MoveRow, OriginRow
 from store.types import Head
 
 
@@ -49,6 +50,15 @@ def add_generation(session: Session, generation: str, settings: dict[str, Any], 
 def generation_settings(session: Session, generation: str) -> dict[str, Any]:
     row = session.get(GenerationRow, generation)
     return {} if row is None else dict(row.settings)
+
+
+def origin(session: Session) -> str:
+    """The name that tells this memory from any other; given when it is first asked for."""
+    row = session.get(OriginRow, 1)
+    if row is None:
+        row = OriginRow(id=1, name=uuid.uuid4().hex)
+        session.add(row)
+    return row.name
 
 
 def as_head(row: MoveRow) -> Head:
