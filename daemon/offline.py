@@ -8,9 +8,11 @@ import threading
 from typing import Any
 
 from daemon import operations
+from daemon.operations.backups import backup, restore
 from daemon.refresh import plan, refresh
 from daemon.runtime import Progress, Runtime
 from daemon.settings import Settings
+from store.errors import NotFound
 
 UNHURRIED = 10.0  # seconds of embedding in one commit, where no fresh edit waits behind it
 
@@ -19,8 +21,14 @@ def perform(settings: Settings, operation: str, arguments: dict[str, Any], *, sh
     """Open the memory, do one operation, close it. Takes the writer's lock only when the operation writes."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     learns = operation == "refresh" and not arguments.get("dry_run")
-    runtime = Runtime(settings, write=operation in operations.WRITE or learns)
+    backs_up = operation == "backup"
+    if backs_up and not (settings.state_dir / "catalogue.sqlite").exists():  # opened for writing it would be made
+        raise NotFound(f"no memory in {settings.state_dir} to back up; `memex restore DIR` puts one back")
+    runtime = Runtime(settings, write=operation in operations.WRITE or learns or backs_up)
     try:
+        if backs_up:
+            with _Bar("backup", show_progress) as bar:
+                return backup(runtime, on_progress=bar.files, stop=threading.Event(), **arguments)
         if learns:
             with _Bar("refresh", show_progress) as bar:
                 return refresh(
@@ -38,6 +46,12 @@ def perform(settings: Settings, operation: str, arguments: dict[str, Any], *, sh
             return (operations.READ | operations.WRITE)[operation](runtime, **arguments)
     finally:
         runtime.close()
+
+
+def put_back(settings: Settings, folder: str, *, show_progress: bool) -> Any:
+    """Restore a backup. Opens no memory: there is none yet."""
+    with _Bar("restore", show_progress) as bar:
+        return restore(settings, folder, bar.files)
 
 
 class _Bar:
@@ -61,6 +75,9 @@ class _Bar:
 
     def stage(self, progress: dict[str, Any]) -> None:
         self._draw(progress.get("done", 0), progress.get("total", 1), str(progress.get("stage", "")))
+
+    def files(self, done: int, total: int) -> None:
+        self._draw(done, total, "files")
 
     def _draw(self, done: int, total: int, text: str) -> None:
         if not self._wanted:
