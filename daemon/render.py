@@ -43,7 +43,9 @@ def status(found: Json) -> str:
     if last := found["last_refresh"]:
         lines.append(f"refresh     {last['run']}: {last['decision']}, {last['reason']} ({_local(last['finished_at'])})")
     if last := found["last_backup"]:
-        ended = f"to {last['dir']}" if last["ok"] else f"FAILED: {last['error']}"
+        good = last["last_ok"]
+        since = f"; the last good one: {_local(good['at'])} to {good['dir']}" if good else ""
+        ended = f"to {last['dir']}" if last["ok"] else f"FAILED: {last['error']}{since}"
         lines.append(f"backup      {ended} ({_local(last['at'])})")
     if now := found.get("refreshing"):
         lines.append(f"refreshing  {now.get('stage')} {now.get('done')}/{now.get('total')}")

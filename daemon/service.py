@@ -231,18 +231,18 @@ class Service:
 
     def _backup_logged(self) -> None:
         try:
-            self._backup(self.settings.backup.dir, must_exist=True)
+            self._backup(self.settings.backup.dir, scheduled=True)
         except MemexError as error:
             log.error("the backup failed; an older one stands: %s", error)
         except Exception:
             log.exception("the backup failed; an older one stands")
 
-    def _backup(self, dir: str, must_exist: bool = False) -> dict[str, Any]:
+    def _backup(self, dir: str, scheduled: bool = False) -> dict[str, Any]:
         """One backup, from a thread that is not the writer's: it takes the writer's turn only to look."""
         if not self._backing_up.acquire(blocking=False):
             raise UsageError("a backup is under way; `memex status` shows how far it is")
         try:
-            done = backup(self.runtime, dir, self._on_backup_progress, self._stop, must_exist=must_exist)
+            done = backup(self.runtime, dir, self._on_backup_progress, self._stop, scheduled=scheduled)
             log.info(
                 "backed up to %s: %d files, copied %d (%.1f MB), removed %d, %.1f s",
                 *(done["dir"], done["files"], done["copied_files"], done["copied_bytes"] / 1e6),

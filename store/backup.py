@@ -30,8 +30,8 @@ from store.catalogue.database import CATALOGUE, Database
 from store.durable import private, sync_filesystem, write_text
 from store.errors import MemexError, NotFound, UsageError
 from store.lock import take_lock
-from store.manifest import FOLDERS, LOCK, OBJECTS, PART, Entry, Manifest, OnProgress
-from store.summary import LAST_BACKUP
+from store.manifest import FOLDERS, LOCK, MANIFEST, OBJECTS, PART, Entry, Manifest, OnProgress
+from store.summary import LAST_BACKUP, last_backup
 
 ROUNDS = 5  # plans made before giving up; each but the first copies only what came since the one before
 
@@ -135,8 +135,15 @@ def _back_up(
 
 def note(state_dir: Path, folder: Path, at: datetime, error: str | None) -> None:
     """Keep how a backup ended, for `status`."""
-    last = {"at": at.isoformat(), "ok": error is None, "error": error, "dir": str(folder)}
-    write_text(state_dir / LAST_BACKUP, json.dumps(last) + "\n")
+    this = {"at": at.isoformat(), "dir": str(folder)}
+    last_ok = this if error is None else (last_backup(state_dir) or {}).get("last_ok")
+    write_text(state_dir / LAST_BACKUP, json.dumps({**this, "ok": error is None, "error": error, "last_ok": last_ok}))
+
+
+def is_lost(state_dir: Path, folder: Path) -> bool:
+    """Whether the last good backup went to `folder` and is not there any more, as when its disk is not mounted."""
+    last_ok = (last_backup(state_dir) or {}).get("last_ok")
+    return last_ok is not None and last_ok["dir"] == str(folder) and not (folder / MANIFEST).exists()
 
 
 class _Copy:

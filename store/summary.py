@@ -48,14 +48,17 @@ def summarise(catalogue: Path) -> dict[str, Any]:
         **dict(live),
         **dict(counts),
         "last_refresh": {**dict(refresh), "finished_at": _time(refresh["finished_at"])} if refresh else None,
-        "last_backup": _last_backup(catalogue.with_name(LAST_BACKUP)),
+        "last_backup": last_backup(catalogue.parent),
     }
 
 
-def _last_backup(file: Path) -> dict[str, Any] | None:
-    """{at, ok, error, dir} of the last backup, however it ended; None before the first."""
+def last_backup(state_dir: Path) -> dict[str, Any] | None:
+    """{at, ok, error, dir, last_ok} of the last backup, however it ended; `last_ok` is {at, dir} of the last good one.
+
+    None before the first.
+    """
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(json.loads((state_dir / LAST_BACKUP).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from daemon.operations.shapes import Json
 from daemon.runtime import Runtime
 from daemon.settings import Settings, misplaced
-from store.backup import note
+from store.backup import is_lost, note
 from store.errors import MemexError, UsageError
 from store.manifest import OnProgress
 
@@ -18,11 +18,12 @@ log = logging.getLogger("memex")
 
 
 def backup(
-    runtime: Runtime, dir: str, on_progress: OnProgress, stop: threading.Event, *, must_exist: bool = False
+    runtime: Runtime, dir: str, on_progress: OnProgress, stop: threading.Event, *, scheduled: bool = False
 ) -> Json:
     """Make `dir` a copy of the memory; how it ended is kept for `status`. Needs no turn of the writer's.
 
-    `must_exist`: nobody is there to see that the folder is missing because its disk is not mounted.
+    `scheduled`: nobody looks on. A folder that has lost its backup is taken for a disk that is not mounted then, and
+    the backup is not begun anew on the disk below.
     """
     started = time.perf_counter()
     folder = Path(dir).absolute()
@@ -30,8 +31,8 @@ def backup(
     try:
         if reason := misplaced(folder, runtime.settings.state_dir, runtime.settings.sources):
             raise UsageError(f"{reason}; back up to another folder")
-        if must_exist and not folder.is_dir():
-            raise MemexError(f"no folder {folder}; mount it, or make it and run `memex backup {folder}` once")
+        if scheduled and is_lost(runtime.settings.state_dir, folder):
+            raise MemexError(f"the backup in {folder} is gone; mount its disk, or begin anew: `memex backup {folder}`")
         done = runtime.memory.back_up(folder, on_progress, stop)
         error = None
     except MemexError as failure:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daemon import operations, render
+from daemon.offline import perform, put_back
 from daemon.operations.backups import backup, restore
 from daemon.service import Service
 from daemon.settings import Backup, Chunking
-from store.errors import ConfigError, MemexError, UsageError
+from store.errors import ConfigError, MemexError, NotFound, UsageError
 from store.summary import summarise
 from tests.daemon.conftest import World, counts
 from tests.daemon.running import Running
@@ -86,23 +86,23 @@ def test_a_backup_of_a_running_daemon_is_a_memory_on_another_machine(running: Ru
     assert running.stop() == 0
 
 
-def test_without_a_daemon_and_in_words(running: Running, tmp_path: Path) -> None:
-    running.write("a.md", "alpha")
-    nothing = running.command("backup", str(tmp_path / "backup"))
-    assert (nothing.returncode, "to back up" in nothing.stderr) == (4, True)
-    assert not running.state.exists()
-    running.ask("sync")
-    done = running.command("backup", str(tmp_path / "backup"))
-    assert done.stdout.startswith(f"backed up to {tmp_path / 'backup'} in ")
-    assert f"backup      to {tmp_path / 'backup'}" in running.command("status").stdout
-    taken = running.command("restore", str(tmp_path / "backup"), "--json")
-    assert (taken.returncode, json.loads(taken.stderr)["error"]) == (2, "UsageError")
-    running.state.rename(tmp_path / "lost")
-    missing = running.command("restore", str(tmp_path / "nothing"))
-    assert (missing.returncode, "no backup in" in missing.stderr) == (4, True)
-    done = running.command("restore", str(tmp_path / "backup"))
-    assert done.stdout.startswith(f"restored from {tmp_path / 'backup'} in ")
-    assert running.ask("show", "a.md")["chunks"] == 1
+def test_without_a_daemon_and_in_words(world: World, tmp_path: Path) -> None:
+    world.write("a.txt", "alpha")
+    world.sync()
+    world.close()
+    folder = str(tmp_path / "backup")
+    done = perform(world.settings, "backup", {"dir": folder}, show_progress=False)
+    assert render.backup(done).startswith(f"backed up to {folder} in ")
+    with pytest.raises(UsageError, match="move it away"):
+        put_back(world.settings, folder, show_progress=False)
+    shutil.rmtree(world.settings.state_dir)
+    with pytest.raises(NotFound, match="to back up"):
+        perform(world.settings, "backup", {"dir": folder}, show_progress=False)
+    assert not world.settings.state_dir.exists()  # an empty memory would keep the restore out
+    done = put_back(world.settings, folder, show_progress=False)
+    assert render.restore(done).startswith(f"restored from {folder} in ")
+    world.open()
+    assert world.remembered() == {"a.txt": "alpha"}
 
 
 def test_after_a_restore_nothing_is_embedded(world: World, tmp_path: Path) -> None:
@@ -167,19 +167,24 @@ def test_a_backup_is_scheduled_and_its_end_is_in_the_status(
     assert "backup" in service.status()["next_jobs"]
     assert service.status()["last_backup"] is None
 
-    service._backup_logged()  # as its thread: not mounted
-    last = summarise(world.settings.state_dir / "catalogue.sqlite")["last_backup"]
-    assert (last["ok"], last["dir"]) == (False, str(folder))
-    assert "mount it" in last["error"]
-    shown = {**service.status(), "last_backup": last}
-    assert f"backup      FAILED: {last['error']}" in render.status(shown)
+    service._backup_logged()  # as its thread does
+    good = service.status()["last_backup"]
+    assert (good["ok"], good["error"], good["dir"]) == (True, None, str(folder))
+    assert "FAILED" not in render.status(service.status())
 
-    folder.mkdir()
-    before = datetime.fromisoformat(last["at"])
+    for _ in range(2):  # the disk is not mounted, today and tomorrow
+        shutil.rmtree(folder)
+        folder.mkdir()
+        service._backup_logged()
+        last = summarise(world.settings.state_dir / "catalogue.sqlite")["last_backup"]
+        assert (last["ok"], last["dir"], last["last_ok"]["at"]) == (False, str(folder), good["at"])
+        assert "mount its disk" in last["error"]
+        assert os.listdir(folder) == []
+    assert f"backup      FAILED: {last['error']}; the last good one: 20" in render.status(service.status())
+
+    service._backup_now(str(folder))  # by hand it begins anew
     service._backup_logged()
-    last = service.status()["last_backup"]
-    assert (last["ok"], last["error"]) == (True, None)
-    assert datetime.fromisoformat(last["at"]) > before
+    assert service.status()["last_backup"]["ok"] is True
 
 
 def test_a_backup_runs_in_a_thread_of_its_own_and_only_one_does(
@@ -193,7 +198,6 @@ def test_a_backup_runs_in_a_thread_of_its_own_and_only_one_does(
         assert go_on.wait(30)
 
     monkeypatch.setattr(service, "_on_backup_progress", slow)
-    (tmp_path / "backup").mkdir()
     service._backup_aside()
     assert began.wait(30)
     with pytest.raises(UsageError, match="under way"):
