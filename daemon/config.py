@@ -216,6 +216,7 @@ def _anchor(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     for source in sources if isinstance(sources, list) else ():
         absolute(source, "path")
     absolute(values.get("api"), "socket")
+    absolute(values.get("backup"), "dir")
     for section in ("embedding", "generator"):
         absolute(values.get(section), "model", r"[~/]|\.\.?/")
     return values

@@ -49,8 +49,15 @@ def status(found: Json) -> str:
         )
     if last := found["last_refresh"]:
         lines.append(f"refresh     {last['run']}: {last['decision']}, {last['reason']} ({_local(last['finished_at'])})")
+    if last := found["last_backup"]:
+        good = last["last_ok"]
+        since = f"; the last good one: {_local(good['at'])} to {good['dir']}" if good else ""
+        ended = f"to {last['dir']}" if last["ok"] else f"FAILED: {last['error']}{since}"
+        lines.append(f"backup      {ended} ({_local(last['at'])})")
     if now := found.get("refreshing"):
         lines.append(f"refreshing  {now.get('stage')} {now.get('done')}/{now.get('total')}")
+    if now := found.get("backing_up"):
+        lines.append(f"backing up  {now['done']}/{now['total']} files")
     lines += [f"next        {name} at {_local(when)}" for name, when in found.get("next_jobs", {}).items()]
     return "\n".join(lines)
 
@@ -234,6 +241,23 @@ def doctor(found: Json) -> str:
     return "\n".join([*lines, f"{found['checked']} things checked, {len(found['problems'])} problems{hint}"])
 
 
+def backup(done: Json) -> str:
+    return (
+        f"backed up to {done['dir']} in {done['seconds']:.1f} s: {done['files']} files, {_size(done['bytes'])}; "
+        f"copied {done['copied_files']} ({_size(done['copied_bytes'])}), removed {done['removed']}"
+    )
+
+
+def restore(done: Json) -> str:
+    head = done["head"]
+    adapter = "base model" if head["adapter"] is None else f"adapter {head['adapter']}"
+    return (
+        f"restored from {done['from']} in {done['seconds']:.1f} s: {done['files']} files, {_size(done['bytes'])}; "
+        f"head: generation {head['generation']}, version {head['version']}, {adapter}\n"
+        "`memex doctor` checks it; `memex sync` or `memex serve` takes in what changed since"
+    )
+
+
 def settings(found: Json) -> str:
     return json.dumps(found, indent=2)
 
@@ -266,6 +290,10 @@ def _local(text: str | None) -> str:
 def _shortened(text: str, lines: int = 4) -> str:
     kept = [line for line in text.splitlines() if line.strip()]
     return "\n".join([*kept[:lines], *(["..."] if len(kept) > lines else [])])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _number(value: Any) -> str:

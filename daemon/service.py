@@ -23,13 +23,14 @@ from daemon.api import SocketServer, build
 from daemon.config import socket_path
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
+from daemon.operations.backups import backup
 from daemon.refresh import plan, refresh
 from daemon.runtime import Progress, Runtime
 from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
 from daemon.settings import Settings
 from daemon.watcher import Watched, Watcher
-from store.errors import UsageError
+from store.errors import MemexError, UsageError
 from store.maintenance import Upkeep
 from store.summary import summarise
 
@@ -57,6 +58,8 @@ class Service:
         self._progress: Progress | None = None
         self._refreshing = threading.Lock()
         self._refresh_progress: dict[str, Any] | None = None
+        self._backing_up = threading.Lock()
+        self._backup_progress: dict[str, int] | None = None
         self._ingested = Report()
         self._unsettled: dict[Dirty, float] = {}  # since when a path has been waiting to stand still
         self._in_hand = 0  # paths taken from the inbox and not committed yet
@@ -90,6 +93,8 @@ class Service:
         self.scheduler.stop()
         with self._refreshing:  # its child sees `_stop` and ends; what it records goes through the writer
             self.inbox.close()
+        with self._backing_up:  # it sees `_stop`; what it copied so far it need not copy again
+            pass
         self._writer.join()
         self.server.stop()
         self.runtime.close()
@@ -106,6 +111,7 @@ class Service:
             self.scheduler.every(f"rescan {source.name}", rescan, functools.partial(self.inbox.sweep, source.name))
         self.scheduler.every("watcher", CHECK_SECONDS, self.watcher.check)
         self.scheduler.cron("snapshot", settings.snapshots.schedule, lambda: self.inbox.submit(self._snapshot))
+        self.scheduler.cron("backup", settings.backup.schedule, self._backup_aside)
         if settings.refresh.learn:
             self.scheduler.cron("refresh", settings.refresh.schedule, lambda: self._refresh_aside("schedule"))
             self.scheduler.every("retrievals", LOOK_SECONDS, self._refresh_if_asked_enough)
@@ -248,6 +254,36 @@ class Service:
     def _on_refresh_progress(self, progress: dict[str, Any]) -> None:
         self._refresh_progress = progress
 
+    def _backup_aside(self) -> None:
+        threading.Thread(target=self._backup_logged, name="backup").start()
+
+    def _backup_logged(self) -> None:
+        try:
+            self._backup(self.settings.backup.dir, scheduled=True)
+        except MemexError as error:
+            log.error("the backup failed; an older one stands: %s", error)
+        except Exception:
+            log.exception("the backup failed; an older one stands")
+
+    def _backup(self, dir: str, scheduled: bool = False) -> dict[str, Any]:
+        """One backup, from a thread that is not the writer's: it takes the writer's turn only to look."""
+        if not self._backing_up.acquire(blocking=False):
+            raise UsageError("a backup is under way; `memex status` shows how far it is")
+        try:
+            done = backup(self.runtime, dir, self._on_backup_progress, self._stop, scheduled=scheduled)
+            log.info(
+                "backed up to %s: %d files, copied %d (%.1f MB), removed %d, %.1f s",
+                *(done["dir"], done["files"], done["copied_files"], done["copied_bytes"] / 1e6),
+                *(done["removed"], done["seconds"]),
+            )
+            return done
+        finally:
+            self._backup_progress = None
+            self._backing_up.release()
+
+    def _on_backup_progress(self, done: int, total: int) -> None:
+        self._backup_progress = {"done": done, "total": total}
+
     # --- what can be asked -------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -272,6 +308,7 @@ class Service:
                 for name in ("added", "changed", "removed", "moved", "failed", "chunks_embedded")
             },
             "refreshing": self._refresh_progress,
+            "backing_up": self._backup_progress,
             "next_jobs": {name: when.isoformat() for name, when in self.scheduler.next_runs().items()},
             "uptime_seconds": round(time.time() - self.started_at, 1),
         }
@@ -283,6 +320,7 @@ class Service:
         for name, one in operations.WRITE_IN_STEPS.items():
             bound[name] = functools.partial(one, self.runtime)
         bound["refresh"] = self._refresh_now
+        bound["backup"] = self._backup_now
         return bound
 
     def _refresh_now(self, dry_run: bool = False) -> dict[str, Any]:
@@ -290,6 +328,10 @@ class Service:
         if dry_run:
             return plan(self.runtime)
         return self._refresh("by hand")
+
+    def _backup_now(self, dir: str) -> dict[str, Any]:
+        """Make a folder a copy of the memory."""
+        return self._backup(dir)
 
     def _through_writer(self, operation: Any) -> Any:
         def posted(**arguments: Any) -> Any:

@@ -161,6 +161,18 @@ class Snapshots(Section):
     keep_within: Annotated[str, AfterValidator(_span)] = ""
 
 
+class Backup(Section):
+    dir: str = ""
+    schedule: Annotated[Schedule, Field(validate_default=True)] = ""
+
+    @field_validator("schedule")
+    @classmethod
+    def _needs_a_folder(cls, schedule: str, info: ValidationInfo) -> str:
+        if schedule and not info.data.get("dir"):
+            raise ValueError("should come with backup.dir, the folder to copy the memory to")
+        return schedule
+
+
 class Api(Section):
     socket: str = ""
 
@@ -182,6 +194,7 @@ class Settings(Section):
     generator: Generator = Generator()
     refresh: Refresh = Refresh()
     snapshots: Snapshots = Snapshots()
+    backup: Backup = Backup()
     api: Api = Api()
     limits: Limits = Limits()
 
@@ -192,6 +205,24 @@ class Settings(Section):
         if conflicts:
             raise PydanticCustomError("conflicts", "sources conflict", {"conflicts": conflicts})
         return sources
+
+    @field_validator("backup")
+    @classmethod
+    def _keep_backup_apart(cls, backup: Backup, info: ValidationInfo) -> Backup:
+        if backup.dir and {"state_dir", "sources"} <= info.data.keys():
+            reason = misplaced(Path(backup.dir), info.data["state_dir"], info.data["sources"])
+            if reason:
+                raise ValueError(reason)
+        return backup
+
+
+def misplaced(folder: Path, state_dir: Path, sources: tuple[Source, ...]) -> str | None:
+    """Why a backup must not lie in `folder`: it would be watched, or lost with what it is a copy of."""
+    place = Path(os.path.realpath(folder))
+    if place.is_relative_to(os.path.realpath(state_dir)):
+        return f"{folder} lies in the state directory {state_dir}"
+    inside = (one for one in sources if place.is_relative_to(os.path.realpath(one.path)))
+    return next((f"{folder} lies in the source {one.name!r} ({one.path})" for one in inside), None)
 
 
 def _conflicts(sources: tuple[Source, ...], state_dir: Path | None) -> list[tuple[int, str, str]]:

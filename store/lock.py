@@ -1,4 +1,4 @@
-"""One process writes a state directory."""
+"""Files that one process at a time may hold."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from filelock import FileLock, Timeout
 from store.errors import Locked
 
 
-def take_lock(state_dir: Path) -> FileLock:
-    """The writer's lock, held until it is released or this process ends. Raises Locked when another holds it."""
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(state_dir / "writer.lock", timeout=0, thread_local=False)
+def take_lock(file: Path, refusal: str) -> FileLock:
+    """Hold `file`, made with its folder if need be, until it is released. Raises Locked with `refusal` at once."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(file, mode=0o600, timeout=0, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
-        raise Locked(f"another memex writes {state_dir}; stop it, or let it do the work") from None
+        raise Locked(refusal) from None
     return lock
+
+
+def take_writer_lock(state_dir: Path) -> FileLock:
+    """Hold a state directory as its one writer. Raises Locked."""
+    return take_lock(state_dir / "writer.lock", f"another memex writes {state_dir}; stop it, or let it do the work")

@@ -5,6 +5,7 @@ state_dir/
   generations/          one Lance table per generation
   embeddings.sqlite     the embedding cache; may be deleted
   adapters/0001/        one folder per adapter
+  last-backup.json      when, where to, and how it ended
   writer.lock           held by the one process that writes
 """
 
@@ -21,15 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from store import forgetting, maintenance, snapshots
+from store import backup, forgetting, maintenance, snapshots
+from store.backup import BackedUp
 from store.catalogue import documents, heads, history, holds, learning
-from store.catalogue.database import Database
+from store.catalogue.database import CATALOGUE, Database
 from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
 from store.errors import Corrupt, NotFound, UsageError
 from store.journal import Journal
-from store.lock import take_lock
+from store.lock import take_writer_lock
+from store.manifest import OnProgress
 from store.opening import begin, fingerprint, recover
 from store.past import Past
 from store.retention import Judged, Policy
@@ -49,8 +52,6 @@ from store.types import (
     Vectors,
 )
 from store.vectors import Generations
-
-CATALOGUE = "catalogue.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Memory:
         self._config = fingerprint(self._settings)
         self._turn = threading.RLock()
         self._commits = maintenance.COMMITS  # since the last maintenance; how many before this start is not known
-        self._lock = take_lock(state_dir) if write else None
+        self._lock = take_writer_lock(state_dir) if write else None
         try:
             if not write and not (state_dir / CATALOGUE).exists():
                 raise NotFound(f"no memory in {state_dir} yet; run `memex sync` or `memex serve` first")
@@ -246,6 +247,12 @@ class Memory:
         """Make failed documents due at once; returns how many."""
         with self._turn, self.database.write() as session:
             return documents.retry_now(session, paths)
+
+    def back_up(self, folder: Path, on_progress: OnProgress, stop: threading.Event) -> BackedUp:
+        """Make `folder` a copy of the head, all snapshots and adapters (see `backup.back_up`)."""
+        return backup.back_up(
+            self.state_dir, self.database, self._turn, folder, clock=self.clock, on_progress=on_progress, stop=stop
+        )
 
     @property
     def writes(self) -> bool:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from store.durable import write_text
 from store.types import Example, Hit, Passage
 from trainers import questions
-from trainers.files import write_text
 from trainers.prompt import ABSENT, is_absent
 
 Search = Callable[[str, int], Sequence[Hit]]

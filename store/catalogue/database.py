@@ -22,6 +22,8 @@ from store.errors import Corrupt
 
 SCHEMA = 2
 WORTH_VACUUM = 1000  # pages, 4 kB each
+CATALOGUE = "catalogue.sqlite"
+RESTORING = "catalogue.restoring"  # stands for it while a restore fills the state directory
 
 
 class Database:
@@ -29,6 +31,8 @@ class Database:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         """Open `path`, making its tables when `create`. Raises Corrupt when the file is not a catalogue of ours."""
+        if path.with_name(RESTORING).exists():
+            raise Corrupt(f"{path.parent}: a restore into it was cut off; run `memex restore DIR` again")
         self.path = path
         self._reader = _engine(path, "BEGIN")
         self._writer = _engine(path, "BEGIN IMMEDIATE")

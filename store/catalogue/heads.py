@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,7 @@ from store.catalogue.tables import (
     GenerationRow,
     HeadRow,
     MoveRow,
+    OriginRow,
     RetrievalRow,
     RevisionRow,
     RunRow,
@@ -146,6 +148,15 @@ def settings_at(session: Session, move: int) -> dict[str, Any]:
         )  # the first state was made under these
     row = session.exec(query).one_or_none()
     return {} if row is None else dict(row.settings)
+
+
+def origin(session: Session) -> str:
+    """The name that tells this memory from any other; given when it is first asked for."""
+    row = session.get(OriginRow, 1)
+    if row is None:
+        row = OriginRow(id=1, name=uuid.uuid4().hex)
+        session.add(row)
+    return row.name
 
 
 def as_head(row: MoveRow) -> Head:

@@ -25,6 +25,14 @@ class UtcTime(TypeDecorator[datetime]):
         return None if value is None else EPOCH + timedelta(microseconds=value)
 
 
+class OriginRow(SQLModel, table=True):
+    """One row: the name that tells this memory from any other, wherever it is copied to."""
+
+    __tablename__ = "origin"
+    id: int = Field(default=1, primary_key=True)
+    name: str
+
+
 class GenerationRow(SQLModel, table=True):
     __tablename__ = "generations"
     generation: str = Field(primary_key=True)

@@ -115,7 +115,7 @@ def test_relative_paths_start_at_the_file_and_home_is_expanded(tmp_path: Path, m
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.chdir(tmp_path)
     text = 'state_dir = "state"\nsources = [{path = "../notes/"}, {path = "~/papers"}]\n[api]\nsocket = "s"\n'
-    text += '[embedding]\nmodel = "./minilm"\n[generator]\nmodel = "org/model"\n'
+    text += '[embedding]\nmodel = "./minilm"\n[generator]\nmodel = "org/model"\n[backup]\ndir = "../b"\n'
     folder = tmp_path / "etc"
     folder.mkdir()
     settings = load(written(folder, text), {})
@@ -123,6 +123,7 @@ def test_relative_paths_start_at_the_file_and_home_is_expanded(tmp_path: Path, m
     assert [source.path for source in settings.sources] == [tmp_path / "notes", Path("/home/ada/papers")]
     assert [source.name for source in settings.sources] == ["notes", "papers"]
     assert settings.api.socket == str(folder / "s")
+    assert settings.backup.dir == str(tmp_path / "b")
     assert settings.embedding.model == str(folder / "minilm")
     assert settings.generator.model == "org/model"
     assert load(folder / "config.toml", {"MEMEX_STATE_DIR": "here"}).state_dir == tmp_path / "here"
@@ -184,6 +185,7 @@ def test_loading_is_quick_and_imports_no_engine() -> None:
         ('[snapshots]\nkeep_within = "7 days"', "2: snapshots.keep_within: '7 days' is no duration"),
         ("[snapshots]\nkeep_last = -1", "2: snapshots.keep_last: should be greater than or equal to 0, not -1"),
         ('[snapshots]\nschedule = "0 25 * * *"', "2: snapshots.schedule: '0 25 * * *' is not a schedule"),
+        ('[backup]\nschedule = "30 2 * * *"', "2: backup.schedule: should come with backup.dir"),
         ("a = 1\nb = = 2", "2: not TOML: Invalid value"),
         ('a = "', "1: not TOML:"),
     ],
@@ -252,6 +254,25 @@ def test_sources_keep_apart(tmp_path: Path, first: str, second: str, expected: s
         return
     line, key = (4, "name") if "named" in expected else (5, "path")
     assert f"{path}:{line}: sources[1].{key}: {expected.format(tmp_path)}" in faults(path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("docs/backup", "{0}/docs/backup lies in the source 'docs' ({0}/docs)"),
+        ("link", "{0}/link lies in the source 'docs' ({0}/docs)"),
+        ("state/backup", "{0}/state/backup lies in the state directory {0}/state"),
+        ("docs2", ""),
+    ],
+)
+def test_the_backup_lies_elsewhere(tmp_path: Path, folder: str, expected: str) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "link").symlink_to("docs")
+    path = written(tmp_path, f'state_dir = "state"\n[[sources]]\npath = "docs"\n[backup]\ndir = "{folder}"\n')
+    if not expected:
+        assert load(path, {}).backup.dir == str(tmp_path / folder)
+        return
+    assert faults(path) == [f"{path}:4: backup: {expected.format(tmp_path)}"]
 
 
 # What does not fit the disk
