@@ -12,11 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-LEARNING = ("memex ask", "memex refresh", "memex feedback")  # need the language model; tests/test_cycle.py runs them
-    "memex ask",
-    "memex refresh",
-    "memex feedback",
-)  # they need the language model: tests/test_cycle.py runs them
+# They need the language model: tests/test_cycle.py runs them.
+LEARNING = ("memex ask", "memex refresh", "memex feedback")
 
 
 def commands() -> list[str]:
