@@ -13,6 +13,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, create_model
 
 from daemon.api import chat, telling
+from daemon.api.bodies import Body
 from daemon.api.failures import Failure, handle
 
 Operation = Callable[..., Any]
@@ -34,6 +35,10 @@ EVENTS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
+
+
+class Arguments(Body):
+    model_config = ConfigDict(extra="forbid")
 
 
 def build(operations: dict[str, Operation], status: Callable[[], Any]) -> FastAPI:
@@ -75,8 +80,7 @@ def _body(name: str, operation: Operation) -> type[BaseModel]:
         for one in inspect.signature(operation, eval_str=True).parameters.values()
         if one.kind is not inspect.Parameter.KEYWORD_ONLY
     }
-    # A float, or a number written as text, is not quietly taken for an integer.
-    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    return create_model(name, __base__=Arguments, **fields)
 
 
 def _given(arguments: BaseModel) -> dict[str, Any]:

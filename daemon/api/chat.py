@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from daemon import render
 from daemon.api import telling
+from daemon.api.bodies import check_text
 from daemon.api.failures import described, status_of
 from store.errors import UsageError
 
@@ -57,6 +58,10 @@ class Chat(BaseModel):
         asked = next((one.text() for one in reversed(self.messages) if one.role == "user"), "")
         if not asked.strip():
             raise UsageError("messages: no question; the last message with role 'user' should have a text")
+        try:
+            check_text(asked)
+        except ValueError as error:
+            raise UsageError(f"messages: the question is {error}") from None
         return asked
 
 
