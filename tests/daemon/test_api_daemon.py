@@ -153,8 +153,8 @@ def test_a_terminal_hears_it_and_a_pipe_gets_it_whole(served: Served) -> None:
     assert piped.startswith("Not in the documents.\n")
     told = _on_a_terminal("ask", QUESTION, "--config", str(served.config))
     first, rest = told.split("\n", 1)
-    assert first
-    assert "Not in the documents" not in first
+    assert first, told
+    assert "Not in the documents" not in first, repr(told)
     assert "Not in the documents. No passage holds what was said above." in rest
     assert f"no passage holds what the model said: {first.strip()!r}"[:50] in rest
     assert served.stop() == 0
