@@ -9,7 +9,7 @@ from pathlib import Path
 
 from daemon.citations import Citation, check
 from daemon.settings import Settings
-from store.errors import NotFound
+from store.errors import NotFound, Stopping
 from store.memory import Found, Memory, new_id
 from store.types import Filters, Hit, Passage, Retrieval
 from trainers.model import LanguageModel
@@ -41,10 +41,14 @@ def ask(
     when: str | None = None,
     filters: Filters | None = None,
     base: bool = False,
+    on_token: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Answer:
     """Answer from the head (or a past state) with the adapter that serves there, or with the bare model for `base`.
 
     Says ABSENT when nothing near enough is found, when the model says so, and when no passage holds what it says.
+    `on_token` gets what the model says while it says it, not checked yet. Once `stop` says so the model stops, nothing
+    is recorded, and Stopping is raised.
     """
     started = time.perf_counter()
     found = memory.search(question, settings.retrieval.k if k is None else k, when=when, filters=filters)
@@ -59,7 +63,11 @@ def ask(
         model = load()
         model.use_adapter(_folder(memory, adapter))
         passages = fit(near, model, settings.retrieval.context_tokens)
-        said = model.generate(messages(question, passages), settings.generator.max_new_tokens)
+        said = model.generate(
+            messages(question, passages), settings.generator.max_new_tokens, on_token=on_token, stop=stop
+        )
+        if stop():
+            raise Stopping("stopped before the answer was whole; ask again")
         prompt_tokens, new_tokens = said.prompt_tokens, said.new_tokens
         if is_absent(said.text):
             remarks = ("the model says that the passages do not hold it",)

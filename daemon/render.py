@@ -80,7 +80,18 @@ def search(found: Json) -> str:
 
 
 def ask(found: Json) -> str:
-    lines = [found["answer"], ""]
+    return str(found["answer"]) + after_answer(found["answer"], found)
+
+
+def after_answer(said: str, found: Json) -> str:
+    """What is to be read after `said`, the model's words as they came: what the check made of them, and the citations.
+
+    If the answer as checked begins with them, its rest comes first.
+    """
+    answer, said = str(found["answer"]), said.strip()
+    lines = [answer.removeprefix(said) if answer.startswith(said) else "", ""]
+    if not answer.startswith(said) and not found["citations"]:
+        lines += [f"{answer} No passage holds what was said above."]
     for citation in found["citations"]:
         lines.append(f"[{citation['number']}] {citation['location']}")
         lines.append(textwrap.indent(_shortened(citation["quote"]), "    "))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from daemon.parse import ParserProcess
 from daemon.parsers import PARSER_VERSION
 from daemon.scan import Differences, place, scan
 from daemon.settings import Settings, Source
+from daemon.turns import Turns
 from store.chunking import CHUNKER_VERSION
 from store.embedding import Embedder, open_embedder
 from store.maintenance import Upkeep
@@ -98,7 +98,7 @@ class Runtime:
         self.pace = Pace()
         self.upkeep: Upkeep | None = None  # the latest, in this process
         self._model: LanguageModel | None = None
-        self._generating = threading.Lock()
+        self.turns = Turns()  # with the language model
         self._embedded_per_second = 20.0  # a first guess; measured from the first batch on
 
     def close(self) -> None:
@@ -108,10 +108,15 @@ class Runtime:
     def models_dir(self) -> Path:
         return self.settings.state_dir / "models"
 
-    def with_model(self, use: Callable[[Callable[[], LanguageModel]], Any]) -> Any:
-        """Run `use`, one at a time, with a function that gives the loaded language model."""
-        with self._generating:
-            return use(self._load)
+    def with_model(
+        self,
+        use: Callable[[Callable[[], LanguageModel], Callable[[], bool]], Result],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Result:
+        """Run `use`, one at a time, with a function that gives the loaded language model and one that says whether
+        to stop. Raises what `Turns.take` raises."""
+        with self.turns.take(stop):
+            return use(self._load, lambda: self.turns.closed or stop())
 
     def source(self, name: str) -> Source:
         return next(source for source in self.settings.sources if source.name == name)

@@ -144,7 +144,7 @@ class Past:
         return snapshots.judged(self._database, policy)
 
     def _pick(self, revisions: list[Served], which: str | None) -> Served:
-        if which is not None and which.isdigit():
+        if which is not None and which.isdecimal() and len(which) < 19:
             if not 1 <= int(which) <= len(revisions):
                 raise NotFound(f"no revision {which}; there are 1 to {len(revisions)} (`memex show --history`)")
             return revisions[int(which) - 1]

@@ -40,9 +40,14 @@ def settings_from(config: Path | None) -> Any:
 
 
 def carry_out(
-    config: Path | None, as_json: bool, operation: str, arguments: dict[str, Any], rendered: Callable[[Any], str]
+    config: Path | None,
+    as_json: bool,
+    operation: str,
+    arguments: dict[str, Any],
+    rendered: Callable[[Any], str],
+    on_token: Callable[[str], None] | None = None,
 ) -> Any:
-    """Have the daemon do it, or, without one, do it here; then show what came out."""
+    """Have the daemon do it, or, without one, do it here; then show what came out. `on_token` is for `ask`."""
     from daemon.config import socket_path
 
     settings = settings_from(config)
@@ -51,11 +56,12 @@ def carry_out(
         from daemon.progress import following
 
         with following(socket, operation, operation in LONG and not as_json, client.call):
-            result = client.call(socket, operation, arguments)
+            result = client.call(socket, operation, arguments, on_token)
     else:
         from daemon.offline import perform
 
-        result = perform(settings, operation, arguments, show_progress=not as_json)
+        heard = {"on_token": on_token} if on_token else {}
+        result = perform(settings, operation, arguments | heard, show_progress=not as_json)
     show_result(result, as_json, rendered)
     return result
 

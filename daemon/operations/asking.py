@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 from daemon.answer import Answer, record_search
 from daemon.answer import ask as answer_question
 from daemon.operations import shapes
-from daemon.operations.shapes import Json
+from daemon.operations.shapes import Depth, Json
 from daemon.runtime import Runtime
 from store.errors import NotFound, UsageError
 from store.types import Filters
+from trainers.model import LanguageModel
 
 
 def search(
     runtime: Runtime,
     query: str,
-    k: int | None = None,
+    k: Depth | None = None,
     at: str | None = None,
     source: str | None = None,
     domain: str | None = None,
@@ -40,20 +43,24 @@ def search(
 def ask(
     runtime: Runtime,
     question: str,
-    k: int | None = None,
+    k: Depth | None = None,
     at: str | None = None,
     base: bool = False,
     source: str | None = None,
     domain: str | None = None,
     tag: str | None = None,
+    *,
+    on_token: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Json:
     """Answer a question from the documents, with citations."""
     filters = _filters(runtime, source, domain, tag)
-    answer: Answer = runtime.with_model(
-        lambda load: answer_question(
-            runtime.memory, load, runtime.settings, question, k=k, when=at, filters=filters, base=base
-        )
-    )
+
+    def use(load: Callable[[], LanguageModel], stop: Callable[[], bool]) -> Answer:
+        how: dict[str, Any] = {"k": k, "when": at, "filters": filters, "base": base}
+        return answer_question(runtime.memory, load, runtime.settings, question, **how, on_token=on_token, stop=stop)
+
+    answer: Answer = runtime.with_model(use, stop)
     return {
         **shapes.state(answer.found.state),
         "answer": answer.text,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from store.difference import Difference, Moved
 from store.past import Served
 from store.types import Document, Hit, Run, Snapshot, State
 
 Json = dict[str, Any]
+Depth = Annotated[int, Field(ge=1, le=1000)]  # how many chunks may be asked for
+Number = Annotated[int, Field(ge=1, le=2**63 - 1)]  # of a run; SQLite holds no larger one
 
 
 def state(state: State) -> Json:
