@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
+
+from daemon.wording import change as _change
+from daemon.wording import local as _local
+from daemon.wording import model as _model
+from daemon.wording import moved as _moved
+from daemon.wording import shortened as _shortened
+from daemon.wording import where as _where
 
 Json = dict[str, Any]
 
@@ -236,36 +242,6 @@ def doctor(found: Json) -> str:
 
 def settings(found: Json) -> str:
     return json.dumps(found, indent=2)
-
-
-def _where(found: Json) -> str:
-    name = f"snapshot {found['snapshot']}, " if found["snapshot"] else ""
-    return f"{name}version {found['version']} of {_local(found['as_of'])}"
-
-
-def _model(adapter: int | None) -> str:
-    return "base model" if adapter is None else f"adapter {adapter}"
-
-
-def _change(pair: Json, shown: Callable[[Any], str]) -> str:
-    before, after = shown(pair["from"]), shown(pair["to"])
-    return after if before == after else f"{before} -> {after}"
-
-
-def _moved(rank: Json) -> str:
-    before, after = rank["from"], rank["to"]
-    if before is None or after is None:
-        return f"{'entered at ' + str(after) if before is None else 'left from ' + str(before):<14}"
-    return f"{f'{before} -> {after}' if before != after else f'{after} as before':<14}"
-
-
-def _local(text: str | None) -> str:
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else "never"
-
-
-def _shortened(text: str, lines: int = 4) -> str:
-    kept = [line for line in text.splitlines() if line.strip()]
-    return "\n".join([*kept[:lines], *(["..."] if len(kept) > lines else [])])
 
 
 def _number(value: Any) -> str:

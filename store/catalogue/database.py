@@ -20,7 +20,7 @@ from sqlmodel import SQLModel, create_engine
 from store.catalogue import tables
 from store.errors import Corrupt
 
-SCHEMA = 2
+SCHEMA = 3
 WORTH_VACUUM = 1000  # pages, 4 kB each
 
 
