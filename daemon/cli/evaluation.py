@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,8 +125,8 @@ def _key() -> str:
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     try:
-        tty.setcbreak(terminal)
-        return sys.stdin.read(1).lower() or END
+        tty.setcbreak(terminal, termios.TCSADRAIN)  # what was typed ahead counts
+        return os.read(terminal, 1).decode(errors="replace").lower() or END
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 

@@ -104,4 +104,5 @@ def _lines(path: Path) -> Iterator[str]:
             for line in lines:
                 yield line.rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); --set takes JSON lines or a BEIR folder") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path}: cannot be read ({reason}); --set takes JSON lines or a BEIR folder") from None

@@ -167,7 +167,8 @@ def _lines(path: Path) -> Iterable[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); --set takes JSON lines or a BEIR folder") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path}: cannot be read ({reason}); --set takes JSON lines or a BEIR folder") from None
 
 
 def _filled(found: QuestionSet, complaint: str) -> QuestionSet:
