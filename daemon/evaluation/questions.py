@@ -49,8 +49,8 @@ class QuestionSet:
 
     @property
     def fingerprint(self) -> str:
-        """Equal where the same was asked and the same counts as right."""
-        asked = [[q.text, q.answers, sorted((q.documents or {}).items()), q.passages] for q in self.questions]
+        """Equal where the same was asked and the same counts as right, wherever the documents lie by now."""
+        asked = [[q.text, q.answers, sorted((q.documents or {}).values()), q.passages] for q in self.questions]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     def sample(self, count: int | None) -> QuestionSet:

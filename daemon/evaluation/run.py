@@ -77,7 +77,9 @@ def evaluate(
     chosen = choose(memory, state, asked, count)
     if against is not None and other is None:
         then = memory.state(against)
-        other = of(memory, chosen, then, described(then))
+        # Documents are named by where they lie, which was perhaps elsewhere then.
+        same = chosen if chosen.kind == "made" else choose(memory, then, asked, count)
+        other = of(memory, same, then, described(then))
     other = other or _last(runtime, chosen)
     return of(memory, chosen, state, described(state)), other
 

@@ -211,6 +211,8 @@ def test_compared_with_the_last_a_run_and_a_snapshot(house: World) -> None:
     first, other = run(house, line, retrieval_only=True)
     assert other is None
     (house.docs / "bread.txt").unlink()
+    (house.docs / "old").mkdir()
+    (house.docs / "boat.txt").rename(house.docs / "old" / "boat.txt")
     house.sync()
     second, other = run(house, line, retrieval_only=True)
     assert other == first
@@ -220,12 +222,15 @@ def test_compared_with_the_last_a_run_and_a_snapshot(house: World) -> None:
     assert other is not None
     assert (other.state["snapshot"], other.metrics["retrieval"]["mrr"]["1"]) == ("before", 1.0)
     assert (other.asked, other.evaluation) == (fourth.asked, 4)
+    moved, other = run(house, {"question": BOAT, "relevant": ["boat.txt"]}, retrieval_only=True, against="before")
+    assert other is not None
+    assert moved.metrics["retrieval"]["mrr"]["1"] == other.metrics["retrieval"]["mrr"]["1"] == 1.0
     past, _ = run(house, line, retrieval_only=True, when="before")
     assert past.metrics["retrieval"]["mrr"]["1"] == 1.0
     text = render_evaluation.evaluation(operations.eval_show(house.runtime, 2, 1))
     assert "  MRR       0.000 (-1.000)" in text
     listed = operations.eval_list(house.runtime)["evaluations"]
-    assert [one["evaluation"] for one in listed] == [6, 5, 4, 3, 2, 1]
+    assert [one["evaluation"] for one in listed] == [8, 7, 6, 5, 4, 3, 2, 1]
     for wrong in ("99", "no-such-snapshot"):
         with pytest.raises(NotFound):
             run(house, line, retrieval_only=True, against=wrong)
