@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +66,21 @@ def carry_out(
         result = perform(settings, operation, arguments | heard, show_progress=not as_json)
     show_result(result, as_json, rendered)
     return result
+
+
+@contextmanager
+def connected(settings: Any) -> Iterator[Callable[[str, dict[str, Any]], Any]]:
+    """Several operations in a row: by the daemon or, without one, by a memory that is opened once."""
+    from daemon.config import socket_path
+
+    socket = socket_path(settings)
+    if client.is_running(socket):
+        yield partial(client.call, socket)
+    else:
+        from daemon.offline import opened
+
+        with opened(settings) as perform:
+            yield perform
 
 
 def show_result(result: Any, as_json: bool, rendered: Callable[[Any], str]) -> None:
