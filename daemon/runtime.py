@@ -68,23 +68,16 @@ class Runtime:
     """Opened for writing it may ingest, roll back and refresh; see `Memory`. Close it in the end."""
 
     def __init__(self, settings: Settings, *, write: bool) -> None:
-        """Raises what `Memory` raises, and MissingModel."""
+        """Raises what `Memory` and `embedder` raise."""
         self.settings = settings
-        limits, embedding = settings.limits, settings.embedding
-        self.embedder = open_embedder(
-            embedding.model,
-            device=embedding.device,
-            batch_tokens=embedding.batch_tokens,
-            threads=limits.threads,
-            cpu_share=limits.cpu_share,
-        )
+        self.embedder = embedder(settings)
         self.memory = Memory(
             settings.state_dir,
             self.embedder,
             write=write,
             generation=generation(settings, self.embedder),
             settings=settings.model_dump(mode="json"),
-            cache_mb=embedding.cache_mb,
+            cache_mb=settings.embedding.cache_mb,
             ranking=Ranking(settings.retrieval.mode, settings.retrieval.text_weight),
         )
         self.parser = ParserProcess(seconds=settings.ingest.parse_seconds, memory_mb=settings.ingest.parse_memory_mb)
@@ -106,7 +99,7 @@ class Runtime:
         self.memory.close()
 
     def models_dir(self) -> Path:
-        return self.settings.state_dir / "models"
+        return models_dir(self.settings)
 
     def with_model(
         self,
@@ -222,8 +215,27 @@ class Runtime:
         return self._model
 
 
+def models_dir(settings: Settings) -> Path:
+    """Where converted models are kept."""
+    return settings.state_dir / "models"
+
+
+def embedder(settings: Settings) -> Embedder:
+    """The embedder that the settings ask for. Raises MissingModel, and ConfigError if its backend is not installed."""
+    return open_embedder(
+        settings.embedding.model,
+        device=settings.embedding.device,
+        backend=settings.embedding.backend,
+        batch_tokens=settings.embedding.batch_tokens,
+        threads=settings.limits.threads,
+        cpu_share=settings.limits.cpu_share,
+        models=models_dir(settings),
+    )
+
+
 def generation(settings: Settings, embedder: Embedder) -> dict[str, Any]:
-    """How chunks and vectors are made: what changes any of it makes another generation."""
+    """How chunks and vectors are made: what changes any of it makes another generation. The backend that computes the
+    vectors does not; see `SentenceTransformerEmbedder`."""
     return {
         "parser": PARSER_VERSION,
         "chunker": CHUNKER_VERSION,

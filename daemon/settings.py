@@ -118,8 +118,8 @@ class Chunking(Section):
 class Embedding(Section):
     model: Annotated[str, Field(min_length=1)] = "default"
     device: Annotated[str, Field(min_length=1)] = "auto"
-    backend: Literal["torch"] = "torch"
-    batch_tokens: Whole = 2048
+    backend: Literal["torch", "openvino"] = "torch"
+    batch_tokens: Whole = 512
     cache_mb: Count = 1024
 
 
