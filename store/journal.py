@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
 
 from store.catalogue import learning
 from store.catalogue.database import Database
 from store.errors import NotFound
-from store.types import Example, Retrieval, Run
+from store.types import Ended, Example, Retrieval, Run
 
 
 class Journal:
@@ -35,27 +34,10 @@ class Journal:
         with self._database.write() as session:
             return learning.begin_run(session, at=self._clock(), trigger=trigger, move=move, incumbent=incumbent)
 
-    def end_run(
-        self,
-        run: int,
-        *,
-        decision: str,
-        reason: str,
-        adapter: int | None = None,
-        examples: int = 0,
-        metrics: Mapping[str, Any] | None = None,
-    ) -> None:
+    def end_run(self, ended: Ended) -> None:
+        """Record how a cycle ended without a promotion: `Memory.promote` records that itself."""
         with self._database.write() as session:
-            learning.end_run(
-                session,
-                run,
-                at=self._clock(),
-                decision=decision,
-                reason=reason,
-                adapter=adapter,
-                examples=examples,
-                metrics=metrics,
-            )
+            learning.end_run(session, ended, self._clock())
 
     def add_examples(self, run: int, examples: Sequence[Example]) -> None:
         with self._database.write() as session:

@@ -35,6 +35,7 @@ from store.snapshots import Plan, RolledBack, plan
 from store.types import (
     Batch,
     Document,
+    Ended,
     Filters,
     Head,
     Hit,
@@ -151,24 +152,10 @@ class Memory:
                 documents.apply(session, batch, generation=head.generation, move=moved.move, now=now)
             return moved
 
-    def promote(self, adapter: int) -> Head:
-        """Let an adapter serve, and snapshot the states before and after."""
+    def promote(self, adapter: int, ended: Ended) -> Head:
+        """Let an adapter serve: one step with the end of its refresh and snapshots of the states before and after."""
         with self._turn:
-            before = self.head()
-            now = self.clock()
-            self.snapshot(f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve")
-            with self.database.write() as session:
-                learning.set_adapter_state(session, adapter, "promoted")
-                head = heads.move_head(
-                    session,
-                    at=now,
-                    generation=before.generation,
-                    version=before.version,
-                    adapter=adapter,
-                    reason=f"adapter {adapter} promoted",
-                )
-            self.snapshot(f"adapter-{adapter:04d}", f"adapter {adapter} began to serve")
-            return head
+            return snapshots.promote(self.database, self.vectors, adapter, ended, config=self._config, clock=self.clock)
 
     def snapshot(self, name: str | None = None, reason: str = "by hand") -> Snapshot:
         with self._turn:

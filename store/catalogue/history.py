@@ -75,7 +75,8 @@ def intent(session: Session) -> Intent | None:
 
 
 def write_intent(session: Session, intent: Intent) -> None:
-    session.add(IntentRow(id=1, snapshot=intent.snapshot, only=intent.only, safety=intent.safety))
+    """In place of one that a rollback which failed could not take back."""
+    session.merge(IntentRow(id=1, snapshot=intent.snapshot, only=intent.only, safety=intent.safety))
 
 
 def clear_intent(session: Session) -> None:
