@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from daemon.citations import Citation, check
@@ -20,7 +20,7 @@ from trainers.prompt import ABSENT, is_absent, messages
 class Answer:
     """An answer, or ABSENT with the nearest passages, and everything needed to replay it."""
 
-    retrieval_id: str
+    retrieval_id: str | None  # None: it could not be recorded
     text: str
     citations: tuple[Citation, ...]
     remarks: tuple[str, ...]
@@ -81,14 +81,16 @@ def ask(
         new_tokens=new_tokens,
         seconds=time.perf_counter() - started,
     )
-    _record(memory, question, answer, mode="base" if adapter is None else "adapter")
+    if not _record(memory, question, answer, mode="base" if adapter is None else "adapter"):
+        remarks = (*answer.remarks, "not recorded: the disk of the state directory refuses")
+        return replace(answer, retrieval_id=None, remarks=remarks)
     return answer
 
 
-def record_search(memory: Memory, query: str, found: Found, seconds: float) -> str:
-    """Keep a search as a retrieval; returns its id."""
+def record_search(memory: Memory, query: str, found: Found, seconds: float) -> str | None:
+    """Keep a search as a retrieval; returns its id, None if it could not be kept."""
     retrieval_id = new_id()
-    memory.journal.record(
+    kept = memory.journal.record(
         Retrieval(
             retrieval_id=retrieval_id,
             at=memory.clock(),
@@ -99,7 +101,7 @@ def record_search(memory: Memory, query: str, found: Found, seconds: float) -> s
             extra={"seconds": round(seconds, 4)},
         )
     )
-    return retrieval_id
+    return retrieval_id if kept else None
 
 
 def fit(hits: Sequence[Hit], model: LanguageModel, context_tokens: int) -> list[Passage]:
@@ -123,8 +125,9 @@ def _folder(memory: Memory, adapter: int | None) -> Path | None:
     return folder
 
 
-def _record(memory: Memory, question: str, answer: Answer, mode: str) -> None:
-    memory.journal.record(
+def _record(memory: Memory, question: str, answer: Answer, mode: str) -> bool:
+    assert answer.retrieval_id is not None
+    return memory.journal.record(
         Retrieval(
             retrieval_id=answer.retrieval_id,
             at=memory.clock(),

@@ -67,7 +67,7 @@ def ask(found: Json) -> str:
         lines += ["nearest passages:", *(f"  {hit['location']}  {hit['score']:.3f}" for hit in found["results"])]
     lines += [f"({remark})" for remark in found["remarks"]]
     model = "base model" if found["adapter"] is None else f"adapter {found['adapter']}"
-    lines.append(f"-- {_where(found)}, {model}, {found['seconds']:.1f} s; retrieval {found['retrieval_id']}")
+    lines.append(f"-- {_where(found)}, {model}, {found['seconds']:.1f} s; retrieval {found['retrieval_id'] or '-'}")
     return "\n".join(lines)
 
 

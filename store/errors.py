@@ -8,6 +8,7 @@
     ├── MissingModel           exit 1   a model is not on this machine; says how to get it
     ├── ParseError             exit 1   a file cannot be read as what it claims to be
     ├── TrainingFailed         exit 1   a refresh cycle's child ended without a result
+    ├── DiskFailed             exit 1   the disk is full, read-only or failing; what was acknowledged stands
     └── Corrupt                exit 1   acknowledged state cannot be read; says what to do
 
 `exit` is the exit code of the command line (see DESIGN of the command line in the README).
@@ -49,6 +50,10 @@ class ParseError(MemexError):
 
 
 class TrainingFailed(MemexError):
+    pass
+
+
+class DiskFailed(MemexError):
     pass
 
 

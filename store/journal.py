@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from store.catalogue import learning
 from store.catalogue.database import Database
-from store.errors import NotFound
+from store.errors import DiskFailed, NotFound
 from store.types import Ended, Example, Retrieval, Run
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -18,10 +21,18 @@ class Journal:
         self._database = database
         self._clock = clock
 
-    def record(self, retrieval: Retrieval) -> None:
-        """Keep a retrieval. Needs no lock: a row of its own never meets another writer's."""
-        with self._database.write() as session:
-            learning.add_retrieval(session, retrieval)
+    def record(self, retrieval: Retrieval) -> bool:
+        """Keep a retrieval; whether the disk took it: what was found does not depend on that.
+
+        Needs no lock: a row of its own never meets another writer's.
+        """
+        try:
+            with self._database.write() as session:
+                learning.add_retrieval(session, retrieval)
+        except DiskFailed as error:
+            log.warning("this retrieval is not recorded: %s", error)
+            return False
+        return True
 
     def feedback(self, retrieval_id: str, verdict: str, correction: str | None = None) -> None:
         """Say whether a retrieval's answer was right, and what would have been. Raises NotFound."""

@@ -15,6 +15,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from store.catalogue.database import Database
 from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
-from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
+from store.errors import ConfigError, Corrupt, DiskFailed, Locked, NotFound, UsageError
 from store.journal import Journal
 from store.snapshots import Plan, RolledBack, plan
 from store.types import (
@@ -46,7 +47,7 @@ from store.types import (
     State,
     Vectors,
 )
-from store.vectors import Generations
+from store.vectors import CREATED, Generations
 
 CATALOGUE = "catalogue.sqlite"
 
@@ -84,7 +85,7 @@ class Memory:
         fingerprint of all settings, kept with each snapshot.
 
         Raises Locked (another writer), ConfigError (the memory was made with another `generation`), NotFound (nothing
-        to read yet) and Corrupt (what was acknowledged cannot be read).
+        to read yet), DiskFailed (the disk refuses) and Corrupt (what was acknowledged cannot be read).
         """
         self.state_dir = state_dir
         self.embedder = embedder
@@ -93,25 +94,24 @@ class Memory:
         self.generation = fingerprint(generation)
         self._config = config
         self._turn = threading.RLock()
-        self._lock = _take_lock(state_dir) if write else None
-        try:
-            if not write and not (state_dir / CATALOGUE).exists():
+        with ExitStack() as opened:
+            if write:
+                opened.callback(_take_lock(state_dir).release)
+            elif not (state_dir / CATALOGUE).exists():
                 raise NotFound(f"no memory in {state_dir} yet; run `memex sync` or `memex serve` first")
             self.database = Database(state_dir / CATALOGUE, create=write)
+            opened.callback(self.database.close)
             self.vectors = Generations(state_dir / "generations")
             self.journal = Journal(self.database, clock)
             self.cache = EmbeddingCache(state_dir / "embeddings.sqlite", cache_mb)
+            opened.callback(self.cache.close)
             if write:
                 self._begin()
                 self._recover()
-        except BaseException:
-            self._release_lock()
-            raise
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
-        self.cache.close()
-        self.database.close()
-        self._release_lock()
+        self._opened.close()
 
     def __enter__(self) -> Memory:
         return self
@@ -128,7 +128,8 @@ class Memory:
     def commit(self, batch: Batch) -> Head:
         """Make a batch part of memory, wholly or not at all, and return the head that has it.
 
-        When this returns the batch is on the disk. Readers see the state before or the state after.
+        When this returns the batch is on the disk. Readers see the state before or the state after. Raises DiskFailed
+        when the disk refuses, and then it did not happen.
         """
         with self._turn:
             head, now = self.head(), self.clock()
@@ -291,7 +292,9 @@ class Memory:
             head = heads.head(session)
             made_with = heads.generation_settings(session, head.generation) if head else {}
         if head is None:
+            self._check_new()
             version = self.vectors.create(self.generation, self.embedder.dimension)
+            sync_filesystem(self.state_dir)
             now = self.clock()
             with self.database.write() as session:
                 heads.add_generation(session, self.generation, self.generation_settings, now)
@@ -307,8 +310,20 @@ class Memory:
                 + "); set them back, or name another state_dir and let it ingest anew"
             )
 
+    def _check_new(self) -> None:
+        """Raise Corrupt when there is no head, and yet something was written: the catalogue was lost."""
+        for generation, version in self.vectors.on_disk().items():
+            if version > CREATED:
+                raise Corrupt(
+                    f"{self.state_dir / CATALOGUE} is empty, but generation {generation} has content; restore the "
+                    "catalogue from a backup, or move the state directory away to ingest anew"
+                )
+            self.vectors.drop_unreadable(generation, newer_than=0)
+
     def _recover(self) -> None:
         """Complete a rollback that was cut off; put aside what was written but never acknowledged."""
+        head = self.head()
+        self.vectors.drop_unreadable(head.generation, newer_than=head.version)
         with self.database.read() as session:
             intent = history.intent(session)
         if intent is not None:
@@ -347,10 +362,6 @@ class Memory:
         if head.adapter is not None and not (self.adapter_folder(head.adapter) / "card.json").exists():
             raise Corrupt(f"adapter {head.adapter} is missing from {self.adapter_folder(head.adapter)}")
 
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """The name of a generation: the same settings give the same one."""
@@ -364,12 +375,14 @@ def new_id() -> str:
 
 
 def _take_lock(state_dir: Path) -> FileLock:
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(state_dir / "writer.lock", timeout=0, thread_local=False)
     try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = FileLock(state_dir / "writer.lock", timeout=0, thread_local=False)
         lock.acquire()
     except Timeout:
         raise Locked(f"another memex writes {state_dir}; stop it, or let it do the work") from None
+    except OSError as error:
+        raise DiskFailed(f"{state_dir} cannot be written: {error.strerror}") from error
     return lock
 
 

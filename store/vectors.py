@@ -7,24 +7,35 @@ A single `merge_insert` that also deletes by source joins the whole table: 140 m
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import lancedb
 import numpy as np
 import pyarrow as pa
 from lancedb.index import BTree
 
-from store.errors import Corrupt
+from store.errors import Corrupt, DiskFailed
 from store.types import Filters, Hit, Labels, Place, Rehome, Upsert, Vectors
 
+REFUSALS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)))
+SOURCE_LINE = re.compile(r", /\S+\.rs:\d+:\d+")  # of LanceDB's own code
 OVERFETCH = 4  # times k: what boosts may reorder
+LARGEST_VERSION = 2**64 - 1  # minus the version: how Lance names its manifests
+CREATED = 2  # versions of a table that nothing was written to: made, indexed
 HANDLES = 8  # open read handles; each holds one version's manifest
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def schema(dimension: int) -> pa.Schema:
@@ -56,6 +67,27 @@ def chunk_id(document_id: str, revision: str, position: int) -> str:
     return hashlib.blake2b(f"{document_id}\0{revision}\0{position}".encode(), digest_size=12).hexdigest()
 
 
+def _of_table(method: Callable[Concatenate[Generations, str, P], R]) -> Callable[Concatenate[Generations, str, P], R]:
+    """What Lance says of a disk or of a damaged file (it panics over some), as our errors."""
+
+    @wraps(method)
+    def call(self: Generations, generation: str, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, generation, *args, **kwargs)
+        except Exception as error:
+            if not isinstance(error, (RuntimeError, ValueError, OSError)) and type(error).__name__ != "RustPanic":
+                raise
+            said = SOURCE_LINE.sub("", str(error))
+            if any(reason in said for reason in REFUSALS):
+                raise DiskFailed(f"generation {generation} in {self.folder}: {said}") from error
+            raise Corrupt(
+                f"generation {generation} in {self.folder} cannot be read ({said}); "
+                "roll back to a snapshot that can, or restore the state directory from a backup"
+            ) from error
+
+    return call  # type: ignore[return-value]
+
+
 class Generations:
     """The Lance tables below one folder. One thread writes; any number read."""
 
@@ -67,6 +99,7 @@ class Generations:
 
     # --- writing -----------------------------------------------------------------------------------------------
 
+    @_of_table
     def create(self, generation: str, dimension: int) -> int:
         """Make an empty table (or find the one a killed start made) and return its version."""
         table = self._db.create_table(generation, schema=schema(dimension), exist_ok=True)
@@ -74,10 +107,35 @@ class Generations:
             table.create_index("document_id", config=BTree())
         return int(table.version)
 
+    def drop_unreadable(self, generation: str, newer_than: int) -> None:
+        """Remove versions and tags that a power cut left without content, where nobody was told of them.
+
+        Lance opens no table whose newest version is such a one, nor lists any tags beside one.
+        """
+        folder = self.folder / f"{generation}.lance"
+        for tag in folder.glob("_refs/tags/*.json"):
+            if tag.stat().st_size == 0:
+                tag.unlink()
+        try:
+            self._newest(generation)
+        except Corrupt:
+            for version, manifest in _manifests(folder):
+                if version > newer_than:
+                    manifest.unlink()
+
+    def on_disk(self) -> dict[str, int]:
+        """generation -> its newest version by the names of its files, readable or not, acknowledged or not."""
+        return {
+            folder.stem: max((version for version, _ in _manifests(folder)), default=0)
+            for folder in self.folder.glob("*.lance")
+        }
+
+    @_of_table
     def latest(self, generation: str) -> int:
         """The newest version in the folder, acknowledged by a head or not."""
         return int(self._newest(generation).version)
 
+    @_of_table
     def write(
         self,
         generation: str,
@@ -107,12 +165,14 @@ class Generations:
             table.add(rows)
         return int(table.version)
 
+    @_of_table
     def restore(self, generation: str, version: int) -> int:
         """Make `version`'s content the newest; history stays. Returns the new version."""
         table = self._newest(generation)
         table.restore(version)
         return int(table.version)
 
+    @_of_table
     def tag(self, generation: str, name: str, version: int) -> None:
         tags = self._newest(generation).tags
         if name in tags.list():
@@ -120,16 +180,19 @@ class Generations:
         else:
             tags.create(name, version)
 
+    @_of_table
     def untag(self, generation: str, name: str) -> None:
         tags = self._newest(generation).tags
         if name in tags.list():
             tags.delete(name)
 
+    @_of_table
     def tags(self, generation: str) -> dict[str, int]:
         return {name: int(tag["version"]) for name, tag in self._newest(generation).tags.list().items()}
 
     # --- reading -----------------------------------------------------------------------------------------------
 
+    @_of_table
     def search(self, generation: str, version: int, vector: Vectors, k: int, filters: Filters) -> list[Hit]:
         """The `k` chunks of the highest cosine similarity to `vector` (shape (dimension,)), best first.
 
@@ -143,6 +206,7 @@ class Generations:
         found.sort(key=lambda row: (-(1.0 - row["_distance"]) * row["boost"], row["id"]))
         return [_hit(row, 1.0 - row["_distance"]) for row in found[:k]]
 
+    @_of_table
     def chunks(self, generation: str, version: int, document_ids: Iterable[str]) -> list[Hit]:
         """The documents' chunks in reading order, with a score of 0."""
         ids = list(document_ids)
@@ -152,6 +216,7 @@ class Generations:
         hits = [_hit(row, 0.0) for row in query.limit(None).to_arrow().to_pylist()]
         return sorted(hits, key=lambda hit: (hit.document_id, hit.position))
 
+    @_of_table
     def by_id(self, generation: str, version: int, chunk_ids: Sequence[str]) -> list[Hit]:
         """The chunks of these ids that the version has, in the order asked for."""
         if not chunk_ids:
@@ -160,15 +225,18 @@ class Generations:
         found = {row["id"]: _hit(row, 0.0) for row in query.limit(None).to_arrow().to_pylist()}
         return [found[one] for one in chunk_ids if one in found]
 
+    @_of_table
     def count(self, generation: str, version: int) -> int:
         return int(self._at(generation, version).count_rows())
 
+    @_of_table
     def table_of_contents(self, generation: str, version: int) -> dict[str, tuple[str, str, int]]:
         """document id -> (revision, path, number of chunks), of everything in the version."""
         rows = self._at(generation, version).search().select(["document_id", "revision", "path"]).limit(None).to_arrow()
         counted = rows.group_by(["document_id", "revision", "path"]).aggregate([([], "count_all")]).to_pylist()
         return {row["document_id"]: (row["revision"], row["path"], row["count_all"]) for row in counted}
 
+    @_of_table
     def vectors(self, generation: str, version: int) -> dict[str, Vectors]:
         """chunk id -> vector, of everything in the version."""
         rows = self._at(generation, version).search().select(["id", "vector"]).limit(None).to_arrow()
@@ -176,11 +244,9 @@ class Generations:
 
     # --- below -------------------------------------------------------------------------------------------------
 
+    @_of_table
     def _newest(self, generation: str) -> Any:
-        try:
-            return self._db.open_table(generation)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise Corrupt(f"generation {generation}: its table in {self.folder} cannot be opened ({error})") from error
+        return self._db.open_table(generation)
 
     def _at(self, generation: str, version: int) -> Any:
         """A handle fixed at `version`. Handles are never moved: checkout on a shared one would switch every reader."""
@@ -190,10 +256,7 @@ class Generations:
                 self._handles.move_to_end(key)
                 return self._handles[key]
         table = self._newest(generation)
-        try:
-            table.checkout(version)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise Corrupt(f"generation {generation}: version {version} cannot be read ({error})") from error
+        table.checkout(version)
         with self._lock:
             self._handles[key] = table
             while len(self._handles) > HANDLES:
@@ -294,6 +357,11 @@ def _hit(row: dict[str, Any], score: float) -> Hit:
 def _matrix(column: pa.ChunkedArray) -> Vectors:
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return np.asarray(flat, np.float32).reshape(len(column), column.type.list_size)
+
+
+def _manifests(folder: Path) -> list[tuple[int, Path]]:
+    """The versions of a table by the files that hold them."""
+    return [(LARGEST_VERSION - int(file.stem), file) for file in folder.glob("_versions/*.manifest")]
 
 
 def _quoted(value: str) -> str:
