@@ -26,7 +26,7 @@ from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
 from daemon.settings import Settings
 from daemon.watcher import Watched, Watcher
-from store.errors import UsageError
+from store.errors import Corrupt, MemexError, UsageError
 from store.summary import summarise
 
 log = logging.getLogger("memex")
@@ -34,6 +34,7 @@ log = logging.getLogger("memex")
 CLOSED_DELAY = 0.05  # seconds; after a close event a file stands still
 GONE_DELAY = 0.3  # what is gone may be on its way back: editors save by rename
 CHECK_SECONDS = 15.0  # how often the watcher is looked after
+AGAIN = 5.0  # seconds until the writer tries again after the disk refused
 LOOK_SECONDS = 60.0  # how often new retrievals are counted
 
 
@@ -53,6 +54,8 @@ class Service:
         self._refresh_progress: dict[str, Any] | None = None
         self._ingested = Report()
         self._in_hand = 0  # paths taken from the inbox and not committed yet
+        self._trouble: str | None = None  # why nothing can be written
+        self._ended_by: Corrupt | None = None
         self.watcher = Watcher(
             [Watched(source.name, bytes(source.path), source.poll) for source in settings.sources],
             self._on_dirty,
@@ -65,7 +68,10 @@ class Service:
     # --- the life of a daemon ----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Start all parts, wait for `stop`, and end them in an order that loses nothing."""
+        """Start all parts, wait for `stop`, and end them in an order that loses nothing.
+
+        Raises Corrupt when what was acknowledged cannot be read: writing on would make it worse.
+        """
         self.watcher.start()
         for source in self.settings.sources:  # what happened before the watcher started
             self.inbox.sweep(source.name)
@@ -87,6 +93,8 @@ class Service:
         self.server.stop()
         self.runtime.close()
         log.info("stopped")
+        if self._ended_by is not None:
+            raise self._ended_by
 
     def stop(self) -> None:
         """Ask `run` to end; safe in a signal handler."""
@@ -112,12 +120,22 @@ class Service:
             self.inbox.wait(timeout=1.0)
             try:
                 self._one_step()
-            except Exception:
-                # The disk is full, a file system went read-only: what was acknowledged stands. Try again later.
-                log.exception("writing failed; trying again in 5 seconds")
-                for source in self.settings.sources:
-                    self.inbox.sweep(source.name, 5.0)
-                self._stop.wait(5.0)
+            except Corrupt as error:
+                self._ended_by = error
+                self.stop()
+                return
+            except Exception as error:  # what was acknowledged stands
+                self._try_again(error)
+            else:
+                if not len(self.inbox):
+                    self._trouble = None
+
+    def _try_again(self, error: Exception) -> None:
+        self._trouble = f"writing failed, it is tried again every {AGAIN:.0f} seconds: {error}"
+        log.error(self._trouble, exc_info=not isinstance(error, MemexError))
+        for source in self.settings.sources:
+            self.inbox.sweep(source.name, AGAIN)
+        self._stop.wait(AGAIN)
 
     def _one_step(self) -> None:
         if taken := self.inbox.take_job():
@@ -141,8 +159,10 @@ class Service:
         if not paths:
             return
         self._in_hand = len(paths)
-        report = self.runtime.ingest(paths, settings.batch_seconds)
-        self._in_hand = 0
+        try:
+            report = self.runtime.ingest(paths, settings.batch_seconds)
+        finally:
+            self._in_hand = 0
         self._note(report)
         for source in {dirty.source for dirty in report.missing}:
             self.inbox.sweep(source)
@@ -183,9 +203,9 @@ class Service:
 
     def _snapshot(self) -> None:
         """The scheduled snapshot; none when nothing changed since the last."""
-        latest = self.runtime.memory.snapshots()[-1:]
-        if not latest or latest[0].head.move != self.runtime.memory.head().move:
-            self.runtime.memory.snapshot(reason="schedule")
+        memory, move = self.runtime.memory, self.runtime.memory.head().move
+        if all(one.head.move != move for one in memory.snapshots()):
+            memory.snapshot(reason="schedule")
 
     def _refresh_if_asked_enough(self) -> None:
         if self.runtime.memory.journal.retrievals_since_refresh() >= self.settings.refresh.min_retrievals:
@@ -232,7 +252,7 @@ class Service:
             "queue": len(self.inbox) + self._in_hand + (progress.total - progress.done if progress else 0),
             "watch_mode": overall_mode([mode["mode"] for mode in modes.values()]),
             "sources": modes,
-            "alarms": dict(self.runtime.alarms),
+            "alarms": {**self.runtime.alarms, **({"writing": self._trouble} if self._trouble else {})},
             "ingested": {
                 name: getattr(self._ingested, name)
                 for name in ("added", "changed", "removed", "moved", "failed", "chunks_embedded")
