@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from daemon.citations import Citation, check
@@ -20,7 +20,7 @@ from trainers.prompt import ABSENT, is_absent, messages
 class Answer:
     """An answer, or ABSENT with the nearest passages, and everything needed to replay it."""
 
-    retrieval_id: str
+    retrieval_id: str | None  # None: it could not be recorded
     text: str
     citations: tuple[Citation, ...]
     remarks: tuple[str, ...]
@@ -92,15 +92,19 @@ def ask(
         new_tokens=new_tokens,
         seconds=time.perf_counter() - started,
     )
-    if keep:
-        _record(memory, question, answer, asked_with(k, filters), mode="base" if adapter is None else "adapter")
+    if not keep:
+        return answer
+    mode = "base" if adapter is None else "adapter"
+    if not _record(memory, question, answer, asked_with(k, filters), mode):
+        remarks = (*answer.remarks, "not recorded: the disk of the state directory refuses")
+        return replace(answer, retrieval_id=None, remarks=remarks)
     return answer
 
 
-def record_search(memory: Memory, query: str, found: Found, seconds: float, asked: dict[str, object]) -> str:
-    """Keep a search as a retrieval; returns its id. `asked` is what `asked_with` gives."""
+def record_search(memory: Memory, query: str, found: Found, seconds: float, asked: dict[str, object]) -> str | None:
+    """Keep a search as a retrieval; returns its id, None if it could not be kept. `asked`: as `asked_with` gives it."""
     retrieval_id = new_id()
-    memory.journal.record(
+    kept = memory.journal.record(
         Retrieval(
             retrieval_id=retrieval_id,
             at=memory.clock(),
@@ -111,7 +115,7 @@ def record_search(memory: Memory, query: str, found: Found, seconds: float, aske
             extra={**asked, "seconds": round(seconds, 4)},
         )
     )
-    return retrieval_id
+    return retrieval_id if kept else None
 
 
 def asked_with(k: int, filters: Filters | None) -> dict[str, object]:
@@ -140,8 +144,9 @@ def _folder(memory: Memory, adapter: int | None) -> Path | None:
     return folder
 
 
-def _record(memory: Memory, question: str, answer: Answer, asked: dict[str, object], mode: str) -> None:
-    memory.journal.record(
+def _record(memory: Memory, question: str, answer: Answer, asked: dict[str, object], mode: str) -> bool:
+    assert answer.retrieval_id is not None
+    return memory.journal.record(
         Retrieval(
             retrieval_id=answer.retrieval_id,
             at=memory.clock(),

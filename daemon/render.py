@@ -99,9 +99,8 @@ def after_answer(said: str, found: Json) -> str:
     if not found["citations"] and found["results"]:
         lines += ["nearest passages:", *(f"  {hit['location']}  {hit['score']:.3f}" for hit in found["results"])]
     lines += [f"({remark})" for remark in found["remarks"]]
-    lines.append(
-        f"-- {where(found)}, {model(found['adapter'])}, {found['seconds']:.1f} s; retrieval {found['retrieval_id']}"
-    )
+    kept = found["retrieval_id"] or "-"
+    lines.append(f"-- {where(found)}, {model(found['adapter'])}, {found['seconds']:.1f} s; retrieval {kept}")
     return "\n".join(lines)
 
 

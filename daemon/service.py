@@ -29,7 +29,7 @@ from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
 from daemon.settings import Settings
 from daemon.watcher import Watched, Watcher
-from store.errors import MemexError, UsageError
+from store.errors import Corrupt, MemexError, UsageError
 from store.maintenance import Upkeep
 from store.summary import summarise
 
@@ -38,6 +38,7 @@ log = logging.getLogger("memex")
 CLOSED_DELAY = 0.05  # seconds; after a close event a file stands still
 GONE_DELAY = 0.3  # what is gone may be on its way back: editors save by rename
 CHECK_SECONDS = 15.0  # how often the watcher is looked after
+AGAIN = 5.0  # seconds until the writer tries again after the disk refused
 LOOK_SECONDS = 60.0  # how often new retrievals are counted
 
 
@@ -62,6 +63,8 @@ class Service:
         self._ingested = Report()
         self._unsettled: dict[Dirty, float] = {}  # since when a path has been waiting to stand still
         self._in_hand = 0  # paths taken from the inbox and not committed yet
+        self._trouble: str | None = None  # why nothing can be written
+        self._ended_by: Corrupt | None = None
         self.watcher = Watcher(
             [Watched(source.name, bytes(source.path), source.poll) for source in settings.sources],
             self._on_dirty,
@@ -74,7 +77,10 @@ class Service:
     # --- the life of a daemon ----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Start all parts, wait for `stop`, and end them in an order that loses nothing."""
+        """Start all parts, wait for `stop`, and end them in an order that loses nothing.
+
+        Raises Corrupt when what was acknowledged cannot be read: writing on would make it worse.
+        """
         self.api.bind()  # first, as it may fail; who asks already waits until the rest is up
         self.watcher.start()
         for source in self.settings.sources:  # what happened before the watcher started
@@ -101,6 +107,8 @@ class Service:
         self.api.stop()
         self.runtime.close()
         log.info("stopped")
+        if self._ended_by is not None:
+            raise self._ended_by
 
     def stop(self) -> None:
         """Ask `run` to end; safe in a signal handler."""
@@ -127,12 +135,22 @@ class Service:
             self.inbox.wait(timeout=1.0)
             try:
                 self._one_step()
-            except Exception:
-                # The disk is full, a file system went read-only: what was acknowledged stands. Try again later.
-                log.exception("writing failed; trying again in 5 seconds")
-                for source in self.settings.sources:
-                    self.inbox.sweep(source.name, 5.0)
-                self._stop.wait(5.0)
+            except Corrupt as error:
+                self._ended_by = error
+                self.stop()
+                return
+            except Exception as error:  # noqa: BLE001 - what was acknowledged stands
+                self._try_again(error)
+            else:
+                if not len(self.inbox):
+                    self._trouble = None
+
+    def _try_again(self, error: Exception) -> None:
+        self._trouble = f"writing failed, it is tried again every {AGAIN:.0f} seconds: {error}"
+        log.error(self._trouble, exc_info=not isinstance(error, MemexError))
+        for source in self.settings.sources:
+            self.inbox.sweep(source.name, AGAIN)
+        self._stop.wait(AGAIN)
 
     def _one_step(self) -> None:
         """A job that someone waits for, then what someone changes now; when there is neither, sweeps and backfill."""
@@ -213,12 +231,12 @@ class Service:
         self.inbox.sweep(source, self.settings.ingest.settle_seconds)
 
     def _snapshot(self) -> None:
-        """The scheduled snapshot, none when nothing changed since the last; then those go that are not to be kept."""
-        latest = self.runtime.memory.snapshots()[-1:]
-        if not latest or latest[0].head.move != self.runtime.memory.head().move:
-            self.runtime.memory.snapshot(reason="schedule")
+        """The scheduled snapshot, none when this state has one; then those go that are not to be kept."""
+        memory, move = self.runtime.memory, self.runtime.memory.head().move
+        if all(one.head.move != move for one in memory.snapshots()):
+            memory.snapshot(reason="schedule")
         policy = operations.states.policy(self.settings.snapshots)
-        if policy.keeps_any and (removed := self.runtime.memory.prune_snapshots(policy).removed):
+        if policy.keeps_any and (removed := memory.prune_snapshots(policy).removed):
             log.info("retention: removed %s", ", ".join(one.name for one in removed))
 
     def _refresh_if_asked_enough(self) -> None:
@@ -304,7 +322,7 @@ class Service:
             "watch_mode": overall_mode([mode["mode"] for mode in modes.values()]),
             "sources": modes,
             "maintenance": _upkeep(self.runtime.upkeep),
-            "alarms": dict(self.runtime.alarms),
+            "alarms": {**self.runtime.alarms, **({"writing": self._trouble} if self._trouble else {})},
             "ingested": {
                 name: getattr(self._ingested, name)
                 for name in ("added", "changed", "removed", "moved", "failed", "chunks_embedded")

@@ -6,11 +6,13 @@ import ctypes
 import os
 from pathlib import Path
 
+from store.errors import DiskFailed
+
 
 def sync_filesystem(folder: Path) -> None:
     """Return once everything written below `folder`'s file system is on the disk (syncfs(2); sync(2) elsewhere).
 
-    Raises OSError when the disk refuses.
+    Raises DiskFailed when it refuses.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "syncfs"):
@@ -20,7 +22,7 @@ def sync_filesystem(folder: Path) -> None:
     try:
         if libc.syncfs(descriptor) != 0:
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(folder))
+            raise DiskFailed(f"{folder}: {os.strerror(number)}")
     finally:
         os.close(descriptor)
 

@@ -10,6 +10,7 @@
     ├── Busy                   exit 1   too many ask at once; worth another try in a moment
     ├── Stopping               exit 1   the daemon was asked to end and begins nothing new
     ├── TrainingFailed         exit 1   a refresh cycle's child ended without a result
+    ├── DiskFailed             exit 1   the disk is full, read-only or failing; what was acknowledged stands
     └── Corrupt                exit 1   acknowledged state cannot be read; says what to do
 
 `exit` is the exit code of the command line (see DESIGN of the command line in the README).
@@ -59,6 +60,10 @@ class Stopping(MemexError):
 
 
 class TrainingFailed(MemexError):
+    pass
+
+
+class DiskFailed(MemexError):
     pass
 
 

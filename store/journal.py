@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from store.catalogue import evaluations, learning
 from store.catalogue.database import Database
-from store.errors import NotFound
-from store.types import Evaluation, Example, Retrieval, Run
+from store.errors import DiskFailed, NotFound
+from store.types import Ended, Evaluation, Example, Retrieval, Run
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -20,10 +22,18 @@ class Journal:
         self._database = database
         self._clock = clock
 
-    def record(self, retrieval: Retrieval) -> None:
-        """Keep a retrieval. Needs no lock: a row of its own never meets another writer's."""
-        with self._database.write() as session:
-            learning.add_retrieval(session, retrieval)
+    def record(self, retrieval: Retrieval) -> bool:
+        """Keep a retrieval; whether the disk took it: what was found does not depend on that.
+
+        Needs no lock: a row of its own never meets another writer's.
+        """
+        try:
+            with self._database.write() as session:
+                learning.add_retrieval(session, retrieval)
+        except DiskFailed as error:
+            log.warning("this retrieval is not recorded: %s", error)
+            return False
+        return True
 
     def feedback(
         self, retrieval_id: str, verdict: str, correction: str | None = None, fault: str | None = None
@@ -38,27 +48,10 @@ class Journal:
         with self._database.write() as session:
             return learning.begin_run(session, at=self._clock(), trigger=trigger, move=move, incumbent=incumbent)
 
-    def end_run(
-        self,
-        run: int,
-        *,
-        decision: str,
-        reason: str,
-        adapter: int | None = None,
-        examples: int = 0,
-        metrics: Mapping[str, Any] | None = None,
-    ) -> None:
+    def end_run(self, ended: Ended) -> None:
+        """Record how a cycle ended without a promotion: `Memory.promote` records that itself."""
         with self._database.write() as session:
-            learning.end_run(
-                session,
-                run,
-                at=self._clock(),
-                decision=decision,
-                reason=reason,
-                adapter=adapter,
-                examples=examples,
-                metrics=metrics,
-            )
+            learning.end_run(session, ended, self._clock())
 
     def add_examples(self, run: int, examples: Sequence[Example]) -> None:
         with self._database.write() as session:

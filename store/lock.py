@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from store.errors import Locked
+from store.errors import DiskFailed, Locked
 
 
 def take_lock(file: Path, refusal: str) -> FileLock:
@@ -17,6 +17,8 @@ def take_lock(file: Path, refusal: str) -> FileLock:
         lock.acquire()
     except Timeout:
         raise Locked(refusal) from None
+    except OSError as error:
+        raise DiskFailed(f"{file} cannot be written: {error.strerror}") from error
     return lock
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 
 from store import backup, forgetting, maintenance, snapshots
 from store.backup import BackedUp
-from store.catalogue import documents, heads, history, holds, learning
+from store.catalogue import documents, heads, history, holds
 from store.catalogue.database import CATALOGUE, Database
 from store.durable import sync_filesystem
 from store.embedding import Embedder
@@ -41,6 +41,7 @@ from store.snapshots import Plan, RolledBack
 from store.types import (
     Batch,
     Document,
+    Ended,
     Filters,
     Head,
     Hit,
@@ -88,7 +89,7 @@ class Memory:
         that are in force, JSON-able; they are kept, so that states can be compared.
 
         Raises Locked (another writer), ConfigError (the memory was made with another `generation`), NotFound (nothing
-        to read yet) and Corrupt (what was acknowledged cannot be read).
+        to read yet), DiskFailed (the disk refuses) and Corrupt (what was acknowledged cannot be read).
         """
         self.state_dir = state_dir
         self.embedder = embedder
@@ -99,26 +100,26 @@ class Memory:
         self._config = fingerprint(self._settings)
         self._turn = threading.RLock()
         self._commits = maintenance.COMMITS  # since the last maintenance; how many before this start is not known
-        self._lock = take_writer_lock(state_dir) if write else None
-        try:
-            if not write and not (state_dir / CATALOGUE).exists():
+        self.writes = write  # whether this process holds the writer's lock
+        with ExitStack() as opened:
+            if write:
+                opened.callback(take_writer_lock(state_dir).release)
+            elif not (state_dir / CATALOGUE).exists():
                 raise NotFound(f"no memory in {state_dir} yet; run `memex sync` or `memex serve` first")
             self.database = Database(state_dir / CATALOGUE, create=write)
+            opened.callback(self.database.close)
             self.vectors = Generations(state_dir / "generations")
             self.journal = Journal(self.database, clock)
             self.past = Past(self.database, self.vectors, self.state)
             self.cache = EmbeddingCache(state_dir / "embeddings.sqlite", cache_mb)
+            opened.callback(self.cache.close)
             if write:
                 begin(self.database, self.vectors, generation, self._settings, embedder.dimension, clock())
                 recover(self.database, self.vectors, self.cache, clock())
-        except BaseException:
-            self._release_lock()
-            raise
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
-        self.cache.close()
-        self.database.close()
-        self._release_lock()
+        self._opened.close()
 
     def __enter__(self) -> Memory:
         return self
@@ -135,7 +136,8 @@ class Memory:
     def commit(self, batch: Batch) -> Head:
         """Make a batch part of memory, wholly or not at all, and return the head that has it.
 
-        When this returns the batch is on the disk. Readers see the state before or the state after.
+        When this returns the batch is on the disk. Readers see the state before or the state after. Raises DiskFailed
+        when the disk refuses, and then it did not happen.
         """
         with self._turn:
             head, now = self.head(), self.clock()
@@ -170,26 +172,10 @@ class Memory:
             self._commits = 0
             return maintenance.maintain(self.database, self.vectors, self.clock())
 
-    def promote(self, adapter: int) -> Head:
-        """Let an adapter serve, and snapshot the states before and after."""
+    def promote(self, adapter: int, ended: Ended) -> Head:
+        """Let an adapter serve: one step with the end of its refresh and snapshots of the states before and after."""
         with self._turn:
-            before = self.head()
-            now = self.clock()
-            self.snapshot(
-                f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve", undoes="promotion"
-            )
-            with self.database.write() as session:
-                learning.set_adapter_state(session, adapter, "promoted")
-                head = heads.move_head(
-                    session,
-                    at=now,
-                    generation=before.generation,
-                    version=before.version,
-                    adapter=adapter,
-                    reason=f"adapter {adapter} promoted",
-                )
-            self.snapshot(f"adapter-{adapter:04d}", f"adapter {adapter} began to serve")
-            return head
+            return snapshots.promote(self.database, self.vectors, adapter, ended, config=self._config, clock=self.clock)
 
     def snapshot(
         self, name: str | None = None, reason: str = "by hand", *, pinned: bool = False, undoes: str = ""
@@ -253,11 +239,6 @@ class Memory:
         return backup.back_up(
             self.state_dir, self.database, self._turn, folder, clock=self.clock, on_progress=on_progress, stop=stop
         )
-
-    @property
-    def writes(self) -> bool:
-        """Whether this process holds the writer's lock."""
-        return self._lock is not None
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -369,10 +350,6 @@ class Memory:
         self.vectors.count(head.generation, head.version)
         if head.adapter is not None and not (self.adapter_folder(head.adapter) / "card.json").exists():
             raise Corrupt(f"adapter {head.adapter} is missing from {self.adapter_folder(head.adapter)}")
-
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
 
 
 def new_id() -> str:

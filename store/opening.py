@@ -16,7 +16,7 @@ from store.durable import sync_filesystem
 from store.embedding_cache import EmbeddingCache
 from store.errors import ConfigError, Corrupt
 from store.types import Head
-from store.vectors import Generations
+from store.vectors import CREATED, Generations
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -42,7 +42,9 @@ def begin(
         head = heads.head(session)
         made_with = heads.generation_settings(session, head.generation) if head else {}
     if head is None:
+        _check_new(database, vectors)
         version = vectors.create(name, dimension)
+        sync_filesystem(vectors.folder)
         with database.write() as session:
             heads.add_generation(session, name, dict(generation), now)
             head = heads.move_head(session, at=now, generation=name, version=version, adapter=None, reason="created")
@@ -58,16 +60,25 @@ def begin(
         heads.note_settings(session, head.move, fingerprint(settings), dict(settings))
 
 
+def _check_new(database: Database, vectors: Generations) -> None:
+    """Raise Corrupt when there is no head, and yet something was written: the catalogue was lost."""
+    for generation, version in vectors.on_disk().items():
+        if version > CREATED:
+            raise Corrupt(
+                f"{database.path} is empty, but generation {generation} has content; restore the catalogue from a "
+                "backup, or move the state directory away to ingest anew"
+            )
+        vectors.drop_unreadable(generation, newer_than=0)
+
+
 def recover(database: Database, vectors: Generations, cache: EmbeddingCache, now: datetime) -> None:
     """Complete what was cut off; put aside what was written but never acknowledged. Raises Corrupt."""
     with database.read() as session:
         intent, head = history.intent(session), heads.head(session)
-        before = history.snapshot(session, intent.safety) if intent else None
-    if intent is not None and head is not None and before is not None and before.head.move == head.move:
+    assert head is not None
+    vectors.drop_unreadable(head.generation, newer_than=head.version)
+    if intent is not None:
         snapshots.complete(database, vectors, intent, now)
-    elif intent is not None:  # it failed, which was said, and memory went on from the state before
-        with database.write() as session:
-            history.clear_intent(session)
     with database.read() as session:
         forgotten = forgetting.begun(session)
     if forgotten:

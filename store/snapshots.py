@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from store.catalogue import documents, heads, history, holds
+from store.catalogue import documents, heads, history, holds, learning
 from store.catalogue.database import Database, Session
 from store.difference import Difference, difference
 from store.durable import sync_filesystem
 from store.errors import NotFound, UsageError
 from store.retention import Judged, Policy, judge
-from store.types import Head, Hold, Snapshot, State
+from store.types import Ended, Head, Hold, Snapshot, State
 from store.vectors import Generations
 from store.when import parse_time
 
@@ -53,6 +53,17 @@ def create(
     undoes: str = "",
 ) -> Snapshot:
     """Name the head. Raises UsageError for a name that is taken or cannot be one."""
+    snapshot = protect(database, vectors, name=name, reason=reason, config=config, now=now)
+    snapshot = replace(snapshot, pinned=pinned, undoes=undoes)
+    with database.write() as session:
+        history.add_snapshot(session, snapshot)
+    return snapshot
+
+
+def protect(
+    database: Database, vectors: Generations, *, name: str | None, reason: str, config: str, now: datetime
+) -> Snapshot:
+    """The first half of `create`: tag the head's version. A tag whose snapshot gets no row goes with the next start."""
     with database.read() as session:
         head = heads.head(session)
         taken = {snapshot.name for snapshot in history.snapshots(session)}
@@ -65,11 +76,43 @@ def create(
         raise UsageError(f"snapshot name {name!r} reads as a version or a time; choose a word")
     if name in taken:
         raise UsageError(f"snapshot {name!r} is there already; choose another name or delete it first")
-    snapshot = Snapshot(name, head, now, *counts, config, reason, pinned, undoes)
     vectors.tag(head.generation, name, head.version)
+    sync_filesystem(vectors.folder)
+    return Snapshot(name, head, now, *counts, config, reason)
+
+
+def promote(
+    database: Database,
+    vectors: Generations,
+    adapter: int,
+    ended: Ended,
+    *,
+    config: str,
+    clock: Callable[[], datetime],
+) -> Head:
+    """Move the head to an adapter, end its run and add snapshots of the states before and after: one transaction."""
+    at = clock()
+    before, after = (
+        protect(database, vectors, name=name, reason=reason, config=config, now=clock())
+        for name, reason in (
+            (f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve"),
+            (f"adapter-{adapter:04d}", f"adapter {adapter} began to serve"),
+        )
+    )
     with database.write() as session:
-        history.add_snapshot(session, snapshot)
-    return snapshot
+        learning.set_adapter_state(session, adapter, "promoted")
+        learning.end_run(session, ended, clock())
+        head = heads.move_head(
+            session,
+            at=at,
+            generation=before.head.generation,
+            version=before.head.version,
+            adapter=adapter,
+            reason=f"adapter {adapter} promoted",
+        )
+        history.add_snapshot(session, replace(before, undoes="promotion"))
+        history.add_snapshot(session, replace(after, head=head))
+    return head
 
 
 def pin(database: Database, name: str, pinned: bool) -> Snapshot:
@@ -183,17 +226,17 @@ def roll_back(
         target = _named(session, name)
         taken = {snapshot.name for snapshot in history.snapshots(session)}
     check(target.head)
-    safety = create(
+    safety = protect(
         database,
         vectors,
         name=_free_name(f"before-rollback-{now:%Y%m%dT%H%M%SZ}", taken),
         reason=f"before the rollback to {name}",
         config=config,
         now=now,
-        undoes="rollback",
     )
     intent = history.Intent(name, only, safety.name)
     with database.write() as session:
+        history.add_snapshot(session, replace(safety, undoes="rollback"))
         history.write_intent(session, intent)
     try:
         return complete(database, vectors, intent, now)
@@ -224,7 +267,6 @@ def complete(database: Database, vectors: Generations, intent: history.Intent, n
         )
         changed = [] if intent.only == "model" else history.changes(session, before.move, target.move)
         held = history.reconcile(session, changed, head=head, snapshot=intent.snapshot)
-        history.clear_intent(session)
     return RolledBack(intent.snapshot, intent.safety, head, held)
 
 

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from store.errors import NotFound
+from store.sqlite import address, as_ours
 
 LAST_BACKUP = "last-backup.json"
 
 
 def summarise(catalogue: Path) -> dict[str, Any]:
-    """Head, counts, last refresh and freshness, as `memex status` shows them. Raises NotFound when there is none."""
+    """Head, counts, last refresh and freshness, as `memex status` shows them.
+
+    Raises NotFound when there is none, Corrupt and DiskFailed when it cannot be read.
+    """
     if not catalogue.exists():
         raise NotFound(f"no memory in {catalogue.parent} yet; run `memex sync` or `memex serve` first")
-    connection = sqlite3.connect(f"file:{catalogue}?mode=ro", uri=True, timeout=30)
+    connection = sqlite3.connect(address(catalogue, "ro"), uri=True, timeout=30)
     connection.row_factory = sqlite3.Row
 
     def one(query: str) -> sqlite3.Row | None:
@@ -38,6 +42,8 @@ def summarise(catalogue: Path) -> dict[str, Any]:
         refresh = one(
             "SELECT run, decision, reason, adapter, finished_at FROM runs WHERE finished_at NOT NULL ORDER BY run DESC"
         )
+    except sqlite3.DatabaseError as error:
+        raise as_ours(error, catalogue) or error from error
     finally:
         connection.close()
     assert live is not None

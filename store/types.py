@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]  # (n, dimension), rows of unit length
 LARGEST = 2**63 - 1
+LONGEST_PAUSE = timedelta(days=1)  # before a file that failed is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +338,18 @@ class Retrieval:
     fault: str | None = None  # what is bad, where that is known: unsupported, wrong, citation (the answer is right)
     correction: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)  # k, filters, citations, seconds, tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a refresh cycle ended, and what it made."""
+
+    run: int
+    decision: str
+    reason: str
+    adapter: int | None = None
+    examples: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,11 +33,11 @@ class Looked:
 
     @property
     def best(self) -> float:
-        return max((hit.score for hit in self.hits), default=-1.0)
+        return max((hit.similarity for hit in self.hits), default=-1.0)
 
     @property
     def best_wrong(self) -> float:
-        return max((hit.score for hit in self.hits if not self.is_right(hit)), default=-1.0)
+        return max((hit.similarity for hit in self.hits if not self.is_right(hit)), default=-1.0)
 
 
 def look(memory: Memory, question: Question, state: State) -> Looked:

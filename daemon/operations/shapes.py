@@ -37,6 +37,8 @@ def hit(hit: Hit) -> Json:
         "page": hit.page,
         "text": hit.text,
         "score": round(hit.score, 6),
+        "similarity": round(hit.similarity, 6),
+        "places": list(hit.places),
         "domain": hit.domain,
         "tags": list(hit.tags),
         "revision": hit.revision,

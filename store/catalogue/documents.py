@@ -12,12 +12,24 @@ from sqlmodel import Session, and_, col, or_, select
 
 from store.catalogue import holds
 from store.catalogue.tables import DocumentRow, HoldRow, RevisionRow
-from store.types import Batch, Document, Failed, Known, Labels, Place, Rehome, Revision, Seen, Stat, Upsert
+from store.types import (
+    LONGEST_PAUSE,
+    Batch,
+    Document,
+    Failed,
+    Known,
+    Labels,
+    Place,
+    Rehome,
+    Revision,
+    Seen,
+    Stat,
+    Upsert,
+)
 
 Value = TypeVar("Value")
 
 FIRST_PAUSE = timedelta(minutes=1)  # before a failed file's second try; doubles with each, up to LONGEST_PAUSE
-LONGEST_PAUSE = timedelta(days=1)
 
 
 def known(session: Session, source: str | None = None) -> list[Known]:

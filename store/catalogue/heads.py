@@ -13,6 +13,7 @@ from sqlmodel import Session, col, or_, select
 from store.catalogue.tables import (
     GenerationRow,
     HeadRow,
+    IntentRow,
     MoveRow,
     OriginRow,
     RetrievalRow,
@@ -32,12 +33,16 @@ def head(session: Session) -> Head | None:
 def move_head(
     session: Session, *, at: datetime, generation: str, version: int, adapter: int | None, reason: str
 ) -> Head:
-    """Record a move and point the head at it. Takes effect when the session commits."""
+    """Record a move and point the head at it. Takes effect when the session commits.
+
+    A rollback that is still intended ends with this: either it is the one, or it failed and was overtaken.
+    """
     row = MoveRow(at=at, generation=generation, version=version, adapter=adapter, reason=reason)
     session.add(row)
     session.flush()
     assert row.move is not None
     session.merge(HeadRow(id=1, move=row.move))
+    session.execute(delete(IntentRow))
     return as_head(row)
 
 

@@ -90,6 +90,7 @@ def intent(session: Session) -> Intent | None:
 
 
 def write_intent(session: Session, intent: Intent) -> None:
+    """In place of one that a rollback which failed could not take back."""
     session.merge(IntentRow(id=1, snapshot=intent.snapshot, only=intent.only, safety=intent.safety))
 
 

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from store.catalogue.tables import AdapterRow, ExampleRow, RetrievalRow, RunRow
-from store.types import Example, Passage, Retrieval, Run
+from store.types import Ended, Example, Passage, Retrieval, Run
 
 
 def add_retrieval(session: Session, retrieval: Retrieval) -> None:
@@ -72,21 +72,11 @@ def begin_run(session: Session, *, at: datetime, trigger: str, move: int, incumb
     return row.run
 
 
-def end_run(
-    session: Session,
-    run: int,
-    *,
-    at: datetime,
-    decision: str,
-    reason: str,
-    adapter: int | None = None,
-    examples: int = 0,
-    metrics: Mapping[str, Any] | None = None,
-) -> None:
-    row = session.get(RunRow, run)
+def end_run(session: Session, ended: Ended, at: datetime) -> None:
+    row = session.get(RunRow, ended.run)
     assert row is not None
-    row.finished_at, row.decision, row.reason = at, decision, reason
-    row.adapter, row.examples, row.metrics = adapter, examples, dict(metrics or {})
+    row.finished_at, row.decision, row.reason = at, ended.decision, ended.reason
+    row.adapter, row.examples, row.metrics = ended.adapter, ended.examples, dict(ended.metrics)
 
 
 def end_unfinished_runs(session: Session, at: datetime) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daemon.doctor import doctor, repair
-from store.types import Batch
+from store.types import Batch, Ended
 from tests.daemon.conftest import World
 
 
@@ -86,9 +86,10 @@ def test_an_adapter_that_nobody_knows_goes(checked: World) -> None:
 
 def test_an_adapter_that_serves_must_be_whole(checked: World) -> None:
     memory = checked.runtime.memory
-    number = memory.journal.add_adapter(1, base="base", sha256="0")
+    run = memory.journal.begin_run(trigger="test", move=1, incumbent=None)
+    number = memory.journal.add_adapter(run, base="base", sha256="0")
     memory.adapter_folder(number).mkdir(parents=True)
-    memory.promote(number)
+    memory.promote(number, Ended(run, "promote", "better", number))
     assert f"adapter {number}:" in the_problem(checked)
     assert repair(checked.runtime)["mended"] == []
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from store.embedding import HashingEmbedder
 from store.memory import Memory
 from store.retention import Policy
-from store.types import Batch, Chunk, Labels, Place, Rehome, Seen, Stat, Upsert
+from store.types import Batch, Chunk, Ended, Labels, Place, Rehome, Seen, Stat, Upsert
 from tests.store.conftest import Clock
 
 QUERY = "alpha beta gamma"
@@ -199,7 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
         folder.mkdir(parents=True)
         (folder / "card.json").write_text("{}")
         before = self.adapter
-        self.memory.promote(number)
+        self.memory.promote(number, Ended(run, "promote", "test", number))
         self.adapter = number
         self.snapshots[f"before-adapter-{number:04d}"] = replace(self.past(), adapter=before)
         self.snapshots[f"adapter-{number:04d}"] = self.past()
