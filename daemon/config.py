@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from daemon.settings import Settings, Source
 from store.errors import ConfigError
 
-__all__ = ["Settings", "Source", "check", "find_file", "load", "locate_line", "show", "socket_path"]
+__all__ = ["Settings", "Source", "check", "find_file", "load", "locate_line", "show", "socket_path", "token_path"]
 
 KeyPath = tuple[str | int, ...]
 
@@ -91,6 +91,11 @@ def show(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[st
 def socket_path(settings: Settings) -> Path:
     """Where the daemon listens: as set, else in the state directory, where a command line with the same file looks."""
     return Path(settings.api.socket) if settings.api.socket else settings.state_dir / "run" / "memex.sock"
+
+
+def token_path(settings: Settings) -> Path:
+    """Where the token for TCP lies: as set, else in the state directory."""
+    return Path(settings.api.token_file) if settings.api.token_file else settings.state_dir / "token"
 
 
 def locate_line(text: str, key: KeyPath) -> int | None:
@@ -217,6 +222,7 @@ def _anchor(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         absolute(source, "path")
     absolute(values.get("api"), "socket")
     absolute(values.get("backup"), "dir")
+    absolute(values.get("api"), "token_file")
     for section in ("embedding", "generator"):
         absolute(values.get(section), "model", r"[~/]|\.\.?/")
     return values

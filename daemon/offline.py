@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from daemon import operations
@@ -15,6 +17,17 @@ from daemon.settings import Settings
 from store.errors import NotFound
 
 UNHURRIED = 10.0  # seconds of embedding in one commit, where no fresh edit waits behind it
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Callable[[str, dict[str, Any]], Any]]:
+    """A memory opened for operations that only read, or that write rows of the journal."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    runtime = Runtime(settings, write=False)
+    try:
+        yield lambda operation, arguments: operations.READ[operation](runtime, **arguments)
+    finally:
+        runtime.close()
 
 
 def perform(settings: Settings, operation: str, arguments: dict[str, Any], *, show_progress: bool) -> Any:

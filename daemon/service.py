@@ -19,8 +19,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from daemon import notify, operations
-from daemon.api import SocketServer, build
-from daemon.config import socket_path
+from daemon.api.server import Api
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
 from daemon.operations.backups import backup
@@ -69,26 +68,29 @@ class Service:
             self._on_rescan,
         )
         self.scheduler = Scheduler()
-        self.server = SocketServer(build(self._operations(), self.status), socket_path(settings))
+        self.api = Api(self._operations(), self.status, settings)
         self._writer = threading.Thread(target=self._write, name="writer")
 
     # --- the life of a daemon ----------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Start all parts, wait for `stop`, and end them in an order that loses nothing."""
+        self.api.bind()  # first, as it may fail; who asks already waits until the rest is up
         self.watcher.start()
         for source in self.settings.sources:  # what happened before the watcher started
             self.inbox.sweep(source.name)
         self._schedule()
         self._writer.start()
         self.scheduler.start()
-        self.server.start()
+        self.api.start()
         notify.ready(f"watching {len(self.settings.sources)} sources")
-        log.info("memex serves %s on %s", self.settings.state_dir, self.server.socket)
+        log.info("memex serves %s on %s", self.settings.state_dir, self.api.socket)
         while not self._stop.wait(notify_pause()):
             notify.watchdog()
         notify.stopping()
         log.info("stopping: the commit under way is finished first")
+        self.api.refuse()
+        self.runtime.turns.close()
         self.watcher.stop()
         self.scheduler.stop()
         with self._refreshing:  # its child sees `_stop` and ends; what it records goes through the writer
@@ -96,7 +98,7 @@ class Service:
         with self._backing_up:  # it sees `_stop`; what it copied so far it need not copy again
             pass
         self._writer.join()
-        self.server.stop()
+        self.api.stop()
         self.runtime.close()
         log.info("stopped")
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal
@@ -116,8 +118,8 @@ class Chunking(Section):
 class Embedding(Section):
     model: Annotated[str, Field(min_length=1)] = "default"
     device: Annotated[str, Field(min_length=1)] = "auto"
-    backend: Literal["torch"] = "torch"
-    batch_tokens: Whole = 2048
+    backend: Literal["torch", "openvino"] = "torch"
+    batch_tokens: Whole = 512
     cache_mb: Count = 1024
 
 
@@ -175,6 +177,34 @@ class Backup(Section):
 
 class Api(Section):
     socket: str = ""
+    listen: str = ""
+    token_file: str = ""
+
+    @field_validator("listen")
+    @classmethod
+    def _on_this_machine_only(cls, listen: str) -> str:
+        _address(listen)
+        return listen
+
+    def address(self) -> tuple[str, int] | None:
+        """The loopback address and the port to listen on over TCP; None: do not."""
+        return _address(self.listen)
+
+
+def _address(listen: str) -> tuple[str, int] | None:
+    if not listen:
+        return None
+    written = re.fullmatch(r"(localhost|[\d.]+|\[[\da-fA-F:.]+\]):(\d{1,5})", listen, re.ASCII)
+    try:
+        host = "127.0.0.1" if written and written[1] == "localhost" else written[1].strip("[]") if written else ""
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ValueError(f"{listen!r} should be a loopback address and a port, such as 127.0.0.1:8377") from None
+    if not loopback:
+        raise ValueError(f"{listen!r} can be reached from other machines; set 127.0.0.1:PORT, and tunnel to it")
+    if not written or not 1 <= int(written[2]) <= 65535:
+        raise ValueError(f"{listen!r} should have a port from 1 to 65535")
+    return host, int(written[2])
 
 
 class Limits(Section):

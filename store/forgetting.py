@@ -17,6 +17,7 @@ from store.catalogue import documents, forgetting, heads, history
 from store.catalogue.database import Database
 from store.durable import sync_filesystem
 from store.embedding_cache import EmbeddingCache, cache_key
+from store.snapshots import sweep_tags
 from store.types import Head
 from store.vectors import Generations
 
@@ -59,25 +60,23 @@ def complete(
     with database.read() as session:
         ids = forgetting.begun(session)
         head, first = heads.head(session), forgetting.first_move(session, ids)
-        states = [one.head for one in history.snapshots(session)]
+        named = history.snapshots(session)
         contents = {one.content for document_id in ids for one in documents.history(session, document_id)}
         runs = forgetting.runs_with(session, ids)
         files = [one for one in documents.known(session) if one.document_id in ids and one.content is not None]
     assert head is not None
+    states = [one.head for one in named]
+    sweep_tags(database, vectors, head.generation)  # what an error left would keep an old version
     _forget_vectors(vectors, cache, [*states, head], ids, contents)
     for run in runs:
         shutil.rmtree(state_dir / "refresh" / f"{run:04d}", ignore_errors=True)
     touched = sorted({one.version for one in states if first is not None and one.move >= first} - {head.version})
     rewritten = {version: vectors.purge(head.generation, version, ids) for version in touched}
-    for name, version in vectors.tags(head.generation).items():
-        if version in rewritten:
-            vectors.tag(head.generation, name, rewritten[version])
-    version = vectors.purge(head.generation, head.version, ids)
-    for name, tagged in vectors.tags(head.generation).items():
-        if tagged == head.version:
-            vectors.tag(head.generation, name, version)
+    rewritten[head.version] = version = vectors.purge(head.generation, head.version, ids)
+    for one in named:  # where a tag is now says nothing, if this was begun before
+        if one.head.version in rewritten:
+            vectors.tag(head.generation, one.name, rewritten[one.head.version])
     sync_filesystem(state_dir)
-    rewritten[head.version] = version
     with database.write() as session:
         retrievals = forgetting.drop_retrievals(session, ids)
         examples = forgetting.drop_examples(session, ids)
@@ -95,8 +94,8 @@ def complete(
             reason=f"forgot {len(ids)} documents",
         )
         documents.erase(session, ids)
-        for one in files:
-            documents.keep_out(session, one, REASON, now)
+        for file in files:
+            documents.keep_out(session, file, REASON, now)
         history.recount(session)
         retired = forgetting.retired(session)
         kept = {one.head.version for one in history.snapshots(session)} | {version}

@@ -54,10 +54,10 @@ def maintain(database: Database, vectors: Generations, now: datetime) -> Upkeep:
     return Upkeep(now, time.perf_counter() - started, pruned, vectors.shape(head.generation))
 
 
-def prune(database: Database, vectors: Generations, head: Head, *, latest: int = LATEST_STATES) -> int:
-    """Let all versions go but the head's and those of snapshots and the `latest` states; returns how many went."""
+def prune(database: Database, vectors: Generations, head: Head) -> int:
+    """Let all versions go but the head's and those of snapshots and the latest states; returns how many went."""
     with database.write() as session:
         named = {one.head.version for one in history.snapshots(session) if one.head.generation == head.generation}
-        keep = named | {head.version} | heads.latest_versions(session, head.generation, latest)
+        keep = named | {head.version} | heads.latest_versions(session, head.generation, LATEST_STATES)
         heads.keep_only(session, head.generation, keep)
     return vectors.prune(head.generation, keep)

@@ -349,9 +349,9 @@ class Memory:
         with self.database.read() as session:
             return documents.live_at(session, head.move)
 
-    def by_id(self, chunk_ids: Sequence[str]) -> list[Hit]:
-        """Those of the chunks that the head has, in the order asked for."""
-        head = self.head()
+    def by_id(self, chunk_ids: Sequence[str], head: Head | None = None) -> list[Hit]:
+        """Those of the chunks that the head (or another state) has, in the order asked for."""
+        head = head or self.head()
         return self.vectors.by_id(head.generation, head.version, chunk_ids)
 
     def adapter_folder(self, adapter: int) -> Path:

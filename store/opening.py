@@ -61,9 +61,13 @@ def begin(
 def recover(database: Database, vectors: Generations, cache: EmbeddingCache, now: datetime) -> None:
     """Complete what was cut off; put aside what was written but never acknowledged. Raises Corrupt."""
     with database.read() as session:
-        intent = history.intent(session)
-    if intent is not None:
+        intent, head = history.intent(session), heads.head(session)
+        before = history.snapshot(session, intent.safety) if intent else None
+    if intent is not None and head is not None and before is not None and before.head.move == head.move:
         snapshots.complete(database, vectors, intent, now)
+    elif intent is not None:  # it failed, which was said, and memory went on from the state before
+        with database.write() as session:
+            history.clear_intent(session)
     with database.read() as session:
         forgotten = forgetting.begun(session)
     if forgotten:

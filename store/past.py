@@ -73,6 +73,15 @@ class Past:
             raise UsageError(f"{name!r} names {len(found)} documents; say more of the path, as in {found[0].path}")
         return _as_document(found[0])
 
+    def at_move(self, move: int) -> State:
+        """The state that a move of the head made. Raises NotFound when its version was pruned."""
+        with self._database.read() as session:
+            made, kept = heads.moves(session, [move]).get(move), heads.is_kept(session, move)
+        if made is None or not kept:
+            which = "its version" if made is None else f"version {made.version} of {made.at:%Y-%m-%d %H:%M:%S} UTC"
+            raise NotFound(f"{which} was pruned; a snapshot keeps the version that it names")
+        return State(made)
+
     def history(self, document_id: str) -> list[Served]:
         """The document's revisions, oldest first. The same content at a new place is a revision too."""
         with self._database.read() as session:
@@ -144,7 +153,7 @@ class Past:
         return snapshots.judged(self._database, policy)
 
     def _pick(self, revisions: list[Served], which: str | None) -> Served:
-        if which is not None and which.isdigit():
+        if which is not None and which.isdecimal() and len(which) < 19:
             if not 1 <= int(which) <= len(revisions):
                 raise NotFound(f"no revision {which}; there are 1 to {len(revisions)} (`memex show --history`)")
             return revisions[int(which) - 1]

@@ -125,8 +125,9 @@ def resolve(database: Database, when: str | None, now: datetime) -> State:
             return State(head)
         if snapshot := history.snapshot(session, when):
             return State(snapshot.head, snapshot.name)
-        if when.isdigit():
-            found = heads.at_version(session, head.generation, int(when))
+        if when.isdecimal():
+            known = len(when) < 19  # SQLite holds no larger number
+            found = heads.at_version(session, head.generation, int(when)) if known else None
             if found is None:
                 raise NotFound(
                     f"version {when} never served or is pruned; `memex snapshot list` shows what can be asked for"

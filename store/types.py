@@ -334,8 +334,9 @@ class Retrieval:
     hits: tuple[Mapping[str, Any], ...]  # chunk_id, document_id, score, in order
     answer: str | None = None
     feedback: str | None = None  # good, bad
+    fault: str | None = None  # what is bad, where that is known: unsupported, wrong, citation (the answer is right)
     correction: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)  # citations, seconds, tokens
+    extra: Mapping[str, Any] = field(default_factory=dict)  # k, filters, citations, seconds, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,4 +353,19 @@ class Run:
     adapter: int | None  # the candidate's number
     incumbent: int | None
     examples: int
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation, as the catalogue keeps it."""
+
+    evaluation: int
+    at: datetime
+    state: Mapping[str, Any]  # what was searched: version, generation, adapter, snapshot, as_of; {} for a collection
+    config: str  # fingerprint of the settings in force
+    kind: str  # file, logged, made, beir
+    name: str  # of the file or folder, "" where there is none
+    questions: int
+    asked: str  # fingerprint of the questions: figures of the same ones compare
     metrics: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -98,7 +99,18 @@ def ask(
 ) -> None:
     """Answer a question from the documents, with citations."""
     arguments = {"question": question, "k": k, "at": at, "base": base, "source": source, "domain": domain, "tag": tag}
-    carry_out(config, as_json, "ask", arguments, render.ask)
+    if as_json or not sys.stdout.isatty():
+        carry_out(config, as_json, "ask", arguments, render.ask)
+        return
+    said = ""
+
+    def on_token(piece: str) -> None:
+        nonlocal said
+        piece = piece if said else piece.lstrip()
+        print(piece, end="", flush=True)
+        said += piece
+
+    carry_out(config, as_json, "ask", arguments, lambda found: render.after_answer(said, found), on_token)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Any
 from daemon.doctor import doctor, repair
 from daemon.operations.asking import ask, feedback, search
 from daemon.operations.contents import documents, forget, release, show, show_diff, sync
+from daemon.operations.evaluation import eval_list, eval_show, replay, unjudged
 from daemon.operations.learning import refresh_list, refresh_show
 from daemon.operations.states import (
     rollback,
@@ -32,6 +33,7 @@ READ: dict[str, Callable[..., Any]] = {
     for one in (
         *(search, ask, feedback, documents, show, show_diff, snapshot_list, snapshot_show, snapshot_diff),
         *(snapshot_prune_plan, rollback_plan, refresh_list, refresh_show, doctor),
+        *(eval_list, eval_show, replay, unjudged),
     )
 }
 WRITE: dict[str, Callable[..., Any]] = {

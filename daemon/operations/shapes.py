@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from store.difference import Difference, Moved
 from store.past import Served
-from store.types import Document, Hit, Run, Snapshot, State
+from store.types import Document, Evaluation, Hit, Run, Snapshot, State
 
 Json = dict[str, Any]
+Depth = Annotated[int, Field(ge=1, le=1000)]  # how many chunks may be asked for
+Number = Annotated[int, Field(ge=1, le=2**63 - 1)]  # of a run; SQLite holds no larger one
 
 
 def state(state: State) -> Json:
@@ -112,6 +116,15 @@ def moved(one: Moved) -> Json:
         "location": hit.location,
         "text": hit.text,
     }
+
+
+def evaluation(one: Evaluation) -> Json:
+    return {**asdict(one), "at": one.at.isoformat()}
+
+
+def compared(one: Evaluation, other: Evaluation | None) -> Json:
+    """An evaluation, and under `against` the one that it is compared with."""
+    return {**evaluation(one), "against": None if other is None else evaluation(other)}
 
 
 def run(run: Run) -> Json:

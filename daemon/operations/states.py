@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from daemon.operations import shapes
-from daemon.operations.shapes import Json
+from daemon.operations.shapes import Depth, Json
 from daemon.runtime import Runtime
 from daemon.settings import Snapshots
 from store.difference import movements
@@ -35,7 +35,7 @@ def snapshot_diff(
     first: str,
     second: str | None = None,
     queries: list[str] | None = None,
-    k: int | None = None,
+    k: Depth | None = None,
 ) -> Json:
     """What differs from one state to another (the head, if none is named), and how the queries' results moved."""
     memory = runtime.memory

@@ -20,7 +20,7 @@ from sqlmodel import SQLModel, create_engine
 from store.catalogue import tables
 from store.errors import Corrupt
 
-SCHEMA = 2
+SCHEMA = 3
 WORTH_VACUUM = 1000  # pages, 4 kB each
 CATALOGUE = "catalogue.sqlite"
 RESTORING = "catalogue.restoring"  # stands for it while a restore fills the state directory

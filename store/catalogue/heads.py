@@ -61,6 +61,12 @@ def moves(session: Session, numbers: Iterable[int]) -> dict[int, Head]:
     return {row.move: as_head(row) for row in found if row is not None and row.move is not None}
 
 
+def is_kept(session: Session, move: int) -> bool:
+    """Whether the state that the move made can be returned to."""
+    row = session.get(MoveRow, move)
+    return row is not None and row.kept
+
+
 def versions_between(session: Session, generation: str, since: int, until: int | None) -> Iterator[int]:
     """The versions that served in the moves from `since` to before `until`, newest first."""
     query = select(MoveRow.version).where(MoveRow.generation == generation, col(MoveRow.move) >= since)

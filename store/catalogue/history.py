@@ -90,7 +90,7 @@ def intent(session: Session) -> Intent | None:
 
 
 def write_intent(session: Session, intent: Intent) -> None:
-    session.add(IntentRow(id=1, snapshot=intent.snapshot, only=intent.only, safety=intent.safety))
+    session.merge(IntentRow(id=1, snapshot=intent.snapshot, only=intent.only, safety=intent.safety))
 
 
 def clear_intent(session: Session) -> None:

@@ -183,6 +183,7 @@ class RetrievalRow(SQLModel, table=True):
     hits: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     answer: str | None = None
     feedback: str | None = None
+    fault: str | None = None
     correction: str | None = None
     extra: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
 
@@ -202,6 +203,19 @@ class RunRow(SQLModel, table=True):
     incumbent: int | None = None
     examples: int = 0
     metrics: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+class EvaluationRow(SQLModel, table=True):
+    __tablename__ = "evaluations"
+    evaluation: int | None = Field(default=None, primary_key=True)
+    at: datetime = Field(sa_type=UtcTime)
+    state: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    config: str
+    kind: str
+    name: str
+    questions: int
+    asked: str
+    metrics: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
 
 
 class ExampleRow(SQLModel, table=True):

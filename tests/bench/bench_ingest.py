@@ -97,6 +97,7 @@ def edits(folder: Path) -> dict[str, Any]:
         "edit_paragraph_at_top_embedded": top,
         "edit_word_embedded_mean": sum(words) / len(words),
         "edit_word_embedded_max": max(words),
+        "edit_word_share_above_two": sum(cost > 2 for cost in words) / len(words),
     }
 
 

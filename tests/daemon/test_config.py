@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from daemon.config import Settings, check, find_file, load, locate_line, show, socket_path
 from daemon.settings import Source
+from store.embedding import open_embedder
 from store.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
@@ -67,6 +69,12 @@ def test_example_of_a_source_is_valid_and_names_every_key(tmp_path: Path) -> Non
     (values,) = tomllib.loads(text)["sources"]
     assert set(values) == set(Source.model_fields)
     assert load(written(tmp_path, text), {}).sources == (Source(path=Path("/srv/docs")),)
+
+
+def test_an_embedder_without_settings_has_their_defaults() -> None:
+    said = Settings().embedding.model_dump() | Settings().limits.model_dump()
+    taken = {name: one.default for name, one in signature(open_embedder).parameters.items() if name != "models"}
+    assert {name: said[name] for name in taken} == taken
 
 
 # Where values come from
@@ -178,7 +186,7 @@ def test_loading_is_quick_and_imports_no_engine() -> None:
         ("[[ingest]]\nmax_file_mb = 3", '1: ingest: should be a table, not [{"max_file_mb": 3}]'),
         ('state_dir = ""', "1: state_dir: should be a path, not empty"),
         ('[[sources]]\npath = "/"', "1: sources[0].name: this folder has no name of its own; give the source one"),
-        ('[embedding]\nbackend = "abacus"', "2: embedding.backend: should be 'torch', not \"abacus\""),
+        ('[embedding]\nbackend = "abacus"', "2: embedding.backend: should be 'torch' or 'openvino', not \"abacus\""),
         ("[chunking]\noverlap = 200", "2: chunking.overlap: an overlap of 200 tokens is not shorter than a chunk"),
         ("[chunking]\ntokens = 20", "1: chunking.overlap: an overlap of 30 tokens is not shorter than a chunk (20"),
         ('[refresh]\nschedule = "daily"', "2: refresh.schedule: 'daily' is not a schedule: it needs five fields"),

@@ -146,3 +146,37 @@ def test_a_kill_at_any_step_is_completed_by_the_next_start(
     assert texts(again, "early") == {"other": ["nothing to see here"]}
     assert (again.head().adapter, again.adapter_folder(2).exists()) == (1, False)
     assert [hold.reason for hold in again.holds()] == ["forgotten"]
+
+
+def test_a_kill_leaves_no_snapshot_on_a_version_of_before(
+    told: Memory, open_memory: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that only a tag holds would keep the bytes of what is forgotten next."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("store.forgetting.forgetting.drop_retrievals", killed)
+    with pytest.raises(KeyboardInterrupt):
+        told.forget(["third"])
+    monkeypatch.undo()
+    told.close()
+    again = open_memory()
+    tags = again.vectors.tags(again.generation)
+    assert tags == {one.name: one.head.version for one in again.snapshots()}
+    again.forget(["secret"])
+    assert bytes_of(again.state_dir, SECRET) == []
+
+
+def test_a_snapshot_that_failed_keeps_nothing(told: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    remember(told, third="a state that nothing names")
+    monkeypatch.setattr("store.snapshots.history.add_snapshot", full)
+    with pytest.raises(OSError, match="disk full"):
+        told.snapshot("failed")
+    monkeypatch.undo()
+    remember(told, third="yet another")
+    told.forget(["secret"])
+    assert bytes_of(told.state_dir, SECRET) == []

@@ -97,7 +97,7 @@ def test_a_kill_between_the_new_shape_and_the_head(
 
 
 def test_readers_see_no_error(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.maintenance.LATEST_STATES", 2)
+    monkeypatch.setattr("store.maintenance.LATEST_STATES", 16)
     remember(memory, stays="text number one")
     errors: list[BaseException] = []
     ended = threading.Event()
@@ -112,8 +112,8 @@ def test_readers_see_no_error(memory: Memory, monkeypatch: pytest.MonkeyPatch) -
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
-    for _ in range(10):
-        edit(memory, 10)
+    for _ in range(6):
+        edit(memory, 20)
         memory.maintain()
     ended.set()
     for reader in readers:
