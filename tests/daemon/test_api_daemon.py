@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,8 +54,19 @@ class Served(Running):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path) -> Iterator[Served]:  # noqa: F811
-    one = Served(tmp_path_factory.mktemp("served"), tiny_path, 12)
+def speaking(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path) -> Path:  # noqa: F811
+    """A model that can be heard: a random one repeats what its prompt ends with, which is a line break as a rule."""
+    path = tmp_path_factory.mktemp("speaking") / "model"
+    shutil.copytree(tiny_path, path)
+    template = path / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant\n", "assistant\nred"))
+    assert "assistant\nred" in template.read_text()
+    return path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, speaking: Path) -> Iterator[Served]:
+    one = Served(tmp_path_factory.mktemp("served"), speaking, 12)
     yield one
     one.end()
 
@@ -83,6 +95,7 @@ def test_a_real_answer_streams_and_the_check_drops_it(served: Served) -> None:
     assert (status, kind) == (200, "result")
     assert len(pieces) > 1
     said = "".join(data["text"] for _, data in pieces).strip()
+    assert said
     assert repr(said) in last["remarks"][-1]  # the nonsense, word for word
     differing = ("retrieval_id", "seconds")
     assert {k: v for k, v in last.items() if k not in differing} == {
@@ -162,11 +175,8 @@ def test_a_terminal_hears_it_and_a_pipe_gets_it_whole(served: Served) -> None:
     assert alone.split("\n")[0] == first
 
 
-def test_sigterm_during_a_stream_ends_it_with_an_error_and_the_daemon_cleanly(
-    tmp_path: Path,
-    tiny_path: Path,  # noqa: F811
-) -> None:
-    served = Served(tmp_path, tiny_path, 100_000)
+def test_sigterm_during_a_stream_ends_it_with_an_error_and_the_daemon_cleanly(tmp_path: Path, speaking: Path) -> None:
+    served = Served(tmp_path, speaking, 100_000)
     try:
         connection = client._UnixConnection(served.socket)
         body = json.dumps({"question": QUESTION}).encode()

@@ -133,6 +133,7 @@ def test_the_scheduled_snapshot_is_followed_by_retention(tmp_path: Path, keep: i
         )
     )
     runtime = service.runtime
+    runtime.write = lambda job: job()  # this thread is the writer: none was started
     try:
         for number in range(5):
             (tmp_path / "docs" / f"{number}.txt").write_text(f"text {number}")
