@@ -12,9 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any
 
 from daemon.ingest import Dirty
+from store.errors import Stopping
 
 MOST_PATHS = 20_000  # marks kept; past it a source is swept again instead
 
@@ -43,6 +45,7 @@ class Inbox:
                 self._changed.notify()
                 return
             self._backfill.pop(dirty, None)
+            self._fresh.pop(dirty, None)  # the latest mark says whether it is closed
             self._fresh[dirty] = self._now() + delay
             self._changed.notify()
 
@@ -68,7 +71,7 @@ class Inbox:
         future: Future[Any] = Future()
         with self._changed:
             if self.closed:
-                future.set_exception(RuntimeError("memex is stopping"))
+                future.set_exception(Stopping("memex is stopping; ask again when it is back"))
             else:
                 self._jobs.append((job, future))
                 self._changed.notify()
@@ -79,7 +82,7 @@ class Inbox:
         with self._changed:
             self.closed = True
             while self._jobs:
-                self._jobs.popleft()[1].set_exception(RuntimeError("memex is stopping"))
+                self._jobs.popleft()[1].set_exception(Stopping("memex is stopping; ask again when it is back"))
             self._changed.notify_all()
 
     # --- taking ------------------------------------------------------------------------------------------------
@@ -109,11 +112,10 @@ class Inbox:
                     return source
             return None
 
-    def take_paths(self, most: int) -> list[Dirty]:
-        """Up to `most` paths: those that changed just now if any is due, else some of the backfill.
+    def take_fresh(self, most: int) -> list[Dirty]:
+        """Up to `most` paths that changed just now and are due, the latest change first.
 
-        The latest change comes first: what a person saved just now does not wait for ten thousand files that were
-        unpacked a moment before.
+        What a person saved just now does not wait for ten thousand files that were unpacked a moment before.
         """
         with self._changed:
             now = self._now()
@@ -121,11 +123,21 @@ class Inbox:
             taken = heapq.nlargest(most, due, key=self._fresh.__getitem__)
             for dirty in taken:
                 del self._fresh[dirty]
-            if not taken:
-                taken = list(self._backfill)[:most]
-                for dirty in taken:
-                    del self._backfill[dirty]
             return taken
+
+    def take_backfill(self, most: int) -> list[Dirty]:
+        """Up to `most` paths that a sweep found."""
+        with self._changed:
+            taken = list(islice(self._backfill, most))
+            for dirty in taken:
+                del self._backfill[dirty]
+            return taken
+
+    def presses(self) -> bool:
+        """Whether something waits that should not wait for a large document: a job, or what someone changed now."""
+        with self._changed:
+            now = self._now()
+            return bool(self._jobs) or any(due <= now for due in self._fresh.values())
 
     def __len__(self) -> int:
         """Paths that wait."""

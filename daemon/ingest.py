@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from daemon.parse import ParserProcess
 from daemon.reading import ChangedWhileRead, read_file
@@ -16,7 +18,7 @@ from daemon.settings import Settings, Source
 from store.chunking import chunk
 from store.errors import ParseError
 from store.memory import Memory, new_id
-from store.types import Batch, Chunk, Failed, Known, Labels, Place, Rehome, Seen, Stat, Upsert
+from store.types import Batch, Chunk, Failed, Known, Labels, Place, Rehome, Seen, Stat, Upsert, Vectors
 
 READ_AHEAD = 64 << 20  # bytes of files held at once
 UNREAD = Stat(-1, 0, 0)  # of a file that the disk says nothing of: equals no file's, so the next scan looks again
@@ -24,10 +26,11 @@ UNREAD = Stat(-1, 0, 0)  # of a file that the disk says nothing of: equals no fi
 
 @dataclass(frozen=True, slots=True)
 class Dirty:
-    """A path to look into, relative to its source's folder."""
+    """A path to look into, relative to its source's folder. `closed`: its writer has closed it, so it stands still."""
 
     source: str
     relative: bytes
+    closed: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Report:
     commit_seconds: float = 0.0
     missing: tuple[Dirty, ...] = ()  # no file is there: for `sweep` to judge
     again: tuple[Dirty, ...] = ()  # changed while they were read
-    rest: tuple[Dirty, ...] = ()  # not looked into, as the batch was full
+    rest: tuple[Dirty, ...] = ()  # not looked into or not finished: the batch was full, or something else came first
 
     def __add__(self, other: Report) -> Report:
         return Report(*(getattr(self, name) + getattr(other, name) for name in Report.__slots__))
@@ -88,12 +91,20 @@ class _Findings:
 
 
 def ingest(
-    memory: Memory, settings: Settings, paths: Iterable[Dirty], parser: ParserProcess, *, most_chunks: int
+    memory: Memory,
+    settings: Settings,
+    paths: Sequence[Dirty],
+    parser: ParserProcess,
+    *,
+    most_chunks: int,
+    pressed: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Look into the paths and commit what their files hold as one step.
 
     A file that cannot be read is recorded as failed and costs nothing else. Nothing is removed here: a path without a
-    file comes back as `missing`. Once `most_chunks` are ready to embed the other paths come back as `rest`.
+    file comes back as `missing`. Once `most_chunks` are ready to embed the other paths come back as `rest`. A document
+    larger than that is embedded piece by piece: when `pressed` says between two pieces that something else should come
+    first, nothing is committed and all paths come back; what is embedded by then waits in the embedding cache.
     """
     findings = _Findings()
     by_source: dict[str, list[bytes]] = {}
@@ -104,8 +115,13 @@ def ingest(
         if source.name in by_source:
             _examine(memory, settings, source, by_source[source.name], parser, findings, most_chunks)
     parsed = time.perf_counter()
-    upserts, embedded = _embed(memory, findings)
+    vectors, embedded = _embed(memory, findings, most_chunks, pressed)
     finished = time.perf_counter()
+    if vectors is None:
+        return Report(
+            chunks_embedded=embedded, parse_seconds=parsed - started, embed_seconds=finished - parsed, rest=tuple(paths)
+        )
+    upserts = _upserts(memory, findings, vectors)
     batch = Batch(tuple(upserts), tuple(findings.rehomed), (), tuple(findings.seen), tuple(findings.failed))
     if batch != Batch():
         memory.commit(batch)
@@ -271,11 +287,14 @@ def _own_labels(metadata: Mapping[str, str]) -> Labels:
 
 
 def _is_there(settings: Settings, twin: Known) -> bool:
-    """Whether the twin's file still lies where it was seen; as far as one can tell, of a source that is away."""
-    if twin.content is None:
-        return False
+    """Whether the twin's file still lies where it was seen; as far as one can tell, of a source that is away.
+
+    A source that was taken out of the settings has no files: what another source has of it is taken over from there.
+    """
     source = next((one for one in settings.sources if one.name == twin.place.source), None)
-    if source is None or not source.path.is_dir():
+    if twin.content is None or source is None:
+        return False
+    if not source.path.is_dir():
         return True
     try:
         os.lstat(os.path.join(os.fsencode(source.path), twin.place.relative))
@@ -295,10 +314,22 @@ def _stat(root: int, relative: bytes) -> Stat:
     return Stat(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
-def _embed(memory: Memory, findings: _Findings) -> tuple[list[Upsert], int]:
-    """Vectors for all fresh chunks of the batch in one go."""
+def _embed(
+    memory: Memory, findings: _Findings, most_chunks: int, pressed: Callable[[], bool]
+) -> tuple[Vectors | None, int]:
+    """Vectors for all fresh chunks of the batch, None when it was pressed to stop; and how many had to be computed."""
     texts = [one.text for fresh in findings.fresh for one in fresh.chunks]
-    vectors, computed = memory.embed(texts)
+    pieces, computed = [], 0
+    for start in range(0, len(texts), most_chunks):
+        if computed and start and pressed():  # never without some progress, or it might be pressed for ever
+            return None, computed
+        vectors, fresh = memory.embed(texts[start : start + most_chunks])
+        pieces.append(vectors)
+        computed += fresh
+    return np.concatenate(pieces) if pieces else np.empty((0, memory.embedder.dimension), np.float32), computed
+
+
+def _upserts(memory: Memory, findings: _Findings, vectors: Vectors) -> list[Upsert]:
     now = memory.clock()
     upserts, start = [], 0
     for one in findings.fresh:
@@ -307,7 +338,7 @@ def _embed(memory: Memory, findings: _Findings) -> tuple[list[Upsert], int]:
         start += len(one.chunks)
         upserts.append(Upsert(document_id, one.place, one.stat, one.content, one.labels, one.chunks, own, now, one.own))
         findings.report += _new_or_changed(one.known)
-    return upserts, computed
+    return upserts
 
 
 def _new_or_changed(known: Known | None) -> Report:

@@ -34,16 +34,15 @@ def refresh(
     runtime: Runtime,
     *,
     trigger: str,
-    write: Callable[[Callable[[], Any]], Any],
     on_progress: Callable[[Json], None],
     stop: threading.Event,
 ) -> Json:
     """Learn from the latest retrievals and the newest chunks; let the candidate serve if it passes the gate.
 
-    `write` runs a function on the thread that writes. Anything but a promotion leaves the head as it was. Raises
-    TrainingFailed when there is nothing to learn from or the child fails; the run is kept as failed then.
+    Anything but a promotion leaves the head as it was. Raises TrainingFailed when there is nothing to learn from or the
+    child fails; the run is kept as failed then.
     """
-    memory, head = runtime.memory, runtime.memory.head()
+    memory, head, write = runtime.memory, runtime.memory.head(), runtime.write
     run = write(lambda: memory.journal.begin_run(trigger=trigger, move=head.move, incumbent=head.adapter))
     folder = runtime.settings.state_dir / "refresh" / f"{run:04d}"
     try:

@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from daemon.config import fingerprint
 from daemon.ingest import Dirty, Report, ingest, sweep
 from daemon.parse import ParserProcess
 from daemon.parsers import PARSER_VERSION
 from daemon.scan import Differences, place, scan
 from daemon.settings import Settings, Source
+from daemon.turns import Turns
 from store.chunking import CHUNKER_VERSION
 from store.embedding import Embedder, open_embedder
+from store.maintenance import Upkeep
 from store.memory import Memory
+from store.search import Ranking
+from store.types import Batch
 from trainers.model import LanguageModel, resolve
+
+Result = TypeVar("Result")
+RECENT = 0.2  # how much the latest batch counts in the pace
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast ingestion goes, lately; 0 before the first batch."""
+
+    files_per_second: float = 0.0
+    chunks_per_second: float = 0.0
+
+    def after(self, files: int, chunks: int, seconds: float) -> Pace:
+        share = RECENT if self.files_per_second else 1.0
+        return Pace(
+            self.files_per_second + share * (files / seconds - self.files_per_second),
+            self.chunks_per_second + share * (chunks / seconds - self.chunks_per_second),
+        )
+
+    def seconds_for(self, files: int) -> float | None:
+        """How long `files` will take at this pace; None when that is not known."""
+        return files / self.files_per_second if self.files_per_second else None
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far long work is: documents looked into of those known to wait, and chunks embedded per second."""
+    """How far a sync is: files looked into, of those known to wait."""
 
     done: int
     total: int
-    chunks_per_second: float
+    pace: Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +76,23 @@ class Runtime:
             self.embedder,
             write=write,
             generation=generation(settings, self.embedder),
-            config=fingerprint(settings),
+            settings=settings.model_dump(mode="json"),
             cache_mb=settings.embedding.cache_mb,
+            ranking=Ranking(settings.retrieval.mode, settings.retrieval.text_weight),
         )
         self.parser = ParserProcess(seconds=settings.ingest.parse_seconds, memory_mb=settings.ingest.parse_memory_mb)
         self.batch_seconds = settings.ingest.batch_seconds
-        self.after_commit: Callable[[Progress], None] = lambda progress: None
+        # A daemon sets these three: how to run a job on the thread that writes, whether something waits there that
+        # should come before a large document, and who wants to know how far a sync is.
+        self.write: Callable[[Callable[[], Any]], Any] = lambda job: job()
+        self.pressed: Callable[[], bool] = lambda: False
+        self.on_progress: Callable[[Progress], None] = lambda progress: None
         self.alarms: dict[str, str] = {}  # source -> why its missing files are not taken for deleted
+        self.pace = Pace()
+        self.upkeep: Upkeep | None = None  # the latest, in this process
         self._model: LanguageModel | None = None
-        self._generating = threading.Lock()
-        self._chunks_per_second = 20.0  # a first guess; measured from the first batch on
+        self.turns = Turns()  # with the language model
+        self._embedded_per_second = 20.0  # a first guess; measured from the first batch on
 
     def close(self) -> None:
         self.parser.close()
@@ -68,20 +101,32 @@ class Runtime:
     def models_dir(self) -> Path:
         return models_dir(self.settings)
 
-    def with_model(self, use: Callable[[Callable[[], LanguageModel]], Any]) -> Any:
-        """Run `use`, one at a time, with a function that gives the loaded language model."""
-        with self._generating:
-            return use(self._load)
+    def with_model(
+        self,
+        use: Callable[[Callable[[], LanguageModel], Callable[[], bool]], Result],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Result:
+        """Run `use`, one at a time, with a function that gives the loaded language model and one that says whether
+        to stop. Raises what `Turns.take` raises."""
+        with self.turns.take(stop):
+            return use(self._load, lambda: self.turns.closed or stop())
 
     def source(self, name: str) -> Source:
         return next(source for source in self.settings.sources if source.name == name)
 
     def ingest(self, paths: list[Dirty], seconds: float) -> Report:
-        """One commit of what the paths hold, about `seconds` of embedding at the most."""
-        most = max(8, int(self._chunks_per_second * seconds))
-        report = ingest(self.memory, self.settings, paths, self.parser, most_chunks=most)
+        """One commit of what the paths hold, about `seconds` of embedding at the most. On the thread that writes."""
+        started = time.perf_counter()
+        most = max(8, int(self._embedded_per_second * seconds))
+        # Without a cache, what is embedded of an unfinished document would be lost: then it is not interrupted.
+        pressed = self.pressed if self.settings.embedding.cache_mb else lambda: False
+        report = ingest(self.memory, self.settings, paths, self.parser, most_chunks=most, pressed=pressed)
         if report.chunks_embedded >= 8:
-            self._chunks_per_second = report.chunks_embedded / report.embed_seconds
+            self._embedded_per_second = report.chunks_embedded / report.embed_seconds
+        if self.memory.upkeep_due():
+            self.upkeep = self.memory.maintain()
+        looked_into = len(paths) - len(report.rest)
+        self.pace = self.pace.after(looked_into, report.chunks_embedded, time.perf_counter() - started)
         return report
 
     def differences(self, source: Source) -> Differences:
@@ -93,7 +138,7 @@ class Runtime:
         return place(self.source(source), relative).path
 
     def sweep(self, source: Source, *, confirm: bool = False) -> Swept:
-        """Scan one source, remove what is gone, and say what is to be ingested."""
+        """Scan one source, remove what is gone, and say what is to be ingested. On the thread that writes."""
         found, report = sweep(self.memory, self.settings, source, confirm=confirm)
         if found.alarm and not confirm:
             self.alarms[source.name] = found.alarm
@@ -103,6 +148,26 @@ class Runtime:
         ready = tuple(Dirty(source.name, relative) for relative in (*found.dirty, *found.moving))
         return Swept(ready, tuple(Dirty(source.name, relative) for relative in found.young), report)
 
+    def look_for_strays(self, *, confirm: bool = False) -> Report:
+        """Say which sources have documents and are no longer in the settings; remove those documents if confirmed."""
+        configured = {source.name for source in self.settings.sources}
+        strays = self.memory.sources().keys() - configured
+        for name in self.alarms.keys() - configured - strays:
+            del self.alarms[name]
+        removed = 0
+        for name in sorted(strays):
+            documents = [one for one in self.memory.known(name) if one.live is not None or one.error is not None]
+            if confirm:
+                self.alarms.pop(name, None)
+                self.memory.commit(Batch(removed=tuple(one.document_id for one in documents)))
+                removed += sum(one.live is not None for one in documents)
+            else:
+                self.alarms[name] = (
+                    f"source {name!r} is no longer in the settings; its {len(documents)} documents stay until it is "
+                    "put back or `memex sync --confirm-deletes`"
+                )
+        return Report(removed=removed)
+
     def synchronise(
         self,
         sources: list[Source],
@@ -110,30 +175,32 @@ class Runtime:
         below: tuple[str, ...] = (),
         confirm: bool = False,
     ) -> Report:
-        """Bring memory in step with the folders, now, calling `after_commit` as it goes.
+        """Bring memory in step with the folders, now, step by step on the thread that writes: others go in between.
 
         With `below`, only what lies at or below one of these absolute paths is ingested.
         """
         total = Report()
         waiting: list[Dirty] = []
         for source in sources:
-            swept = self.sweep(source, confirm=confirm)
+            swept = self.write(partial(self.sweep, source, confirm=confirm))
             total += swept.report
             waiting += [*swept.young, *swept.ready]
         if below:
             waiting = [one for one in waiting if self._lies_below(one, below)]
-        known, tried = len(waiting), 0
+        known = len(waiting)
         while waiting:
             size = self.settings.ingest.batch_documents
             batch, waiting = waiting[:size], waiting[size:]
-            report = self.ingest(batch, self.batch_seconds)
+            report = self.write(partial(self.ingest, batch, self.batch_seconds))
             total += report
             # A file that never stands still is left to the next sync.
             waiting = [*report.rest, *waiting, *(report.again if waiting else ())]
-            tried = known - len(waiting)
-            self.after_commit(Progress(tried, known, self._chunks_per_second))
+            self.on_progress(Progress(known - len(waiting), known, self.pace))
         for name in {dirty.source for dirty in total.missing}:
-            total += Report(removed=self.sweep(self.source(name), confirm=confirm).report.removed)
+            swept = self.write(partial(self.sweep, self.source(name), confirm=confirm))
+            total += Report(removed=swept.report.removed)
+        if not below:  # last: another source may have taken over their documents
+            total += self.write(partial(self.look_for_strays, confirm=confirm))
         return total
 
     def _lies_below(self, dirty: Dirty, below: tuple[str, ...]) -> bool:

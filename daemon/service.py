@@ -6,6 +6,7 @@ waits for a signal. A refresh trains in a child process, from a thread of its ow
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import logging
@@ -13,20 +14,23 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from daemon import notify, operations
-from daemon.api import SocketServer, build
-from daemon.config import socket_path
+from daemon.api.server import Api
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
+from daemon.operations.backups import backup
 from daemon.refresh import plan, refresh
 from daemon.runtime import Progress, Runtime
 from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
 from daemon.settings import Settings
 from daemon.watcher import Watched, Watcher
-from store.errors import UsageError
+from store.errors import MemexError, UsageError
+from store.maintenance import Upkeep
 from store.summary import summarise
 
 log = logging.getLogger("memex")
@@ -43,15 +47,20 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runtime = Runtime(settings, write=True)
-        self.runtime.after_commit = self._after_commit
         self.inbox = Inbox()
+        self.runtime.write = lambda job: self.inbox.submit(job).result()
+        self.runtime.pressed = self.inbox.presses
+        self.runtime.on_progress = self._on_progress
         self.started_at = time.time()
         self._stop = threading.Event()
         self._roots = {source.name: bytes(source.path) for source in settings.sources}
         self._progress: Progress | None = None
         self._refreshing = threading.Lock()
         self._refresh_progress: dict[str, Any] | None = None
+        self._backing_up = threading.Lock()
+        self._backup_progress: dict[str, int] | None = None
         self._ingested = Report()
+        self._unsettled: dict[Dirty, float] = {}  # since when a path has been waiting to stand still
         self._in_hand = 0  # paths taken from the inbox and not committed yet
         self.watcher = Watcher(
             [Watched(source.name, bytes(source.path), source.poll) for source in settings.sources],
@@ -59,32 +68,37 @@ class Service:
             self._on_rescan,
         )
         self.scheduler = Scheduler()
-        self.server = SocketServer(build(self._operations(), self.status), socket_path(settings))
+        self.api = Api(self._operations(), self.status, settings)
         self._writer = threading.Thread(target=self._write, name="writer")
 
     # --- the life of a daemon ----------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Start all parts, wait for `stop`, and end them in an order that loses nothing."""
+        self.api.bind()  # first, as it may fail; who asks already waits until the rest is up
         self.watcher.start()
         for source in self.settings.sources:  # what happened before the watcher started
             self.inbox.sweep(source.name)
         self._schedule()
         self._writer.start()
         self.scheduler.start()
-        self.server.start()
+        self.api.start()
         notify.ready(f"watching {len(self.settings.sources)} sources")
-        log.info("memex serves %s on %s", self.settings.state_dir, self.server.socket)
+        log.info("memex serves %s on %s", self.settings.state_dir, self.api.socket)
         while not self._stop.wait(notify_pause()):
             notify.watchdog()
         notify.stopping()
         log.info("stopping: the commit under way is finished first")
+        self.api.refuse()
+        self.runtime.turns.close()
         self.watcher.stop()
         self.scheduler.stop()
         with self._refreshing:  # its child sees `_stop` and ends; what it records goes through the writer
             self.inbox.close()
+        with self._backing_up:  # it sees `_stop`; what it copied so far it need not copy again
+            pass
         self._writer.join()
-        self.server.stop()
+        self.api.stop()
         self.runtime.close()
         log.info("stopped")
 
@@ -99,6 +113,7 @@ class Service:
             self.scheduler.every(f"rescan {source.name}", rescan, functools.partial(self.inbox.sweep, source.name))
         self.scheduler.every("watcher", CHECK_SECONDS, self.watcher.check)
         self.scheduler.cron("snapshot", settings.snapshots.schedule, lambda: self.inbox.submit(self._snapshot))
+        self.scheduler.cron("backup", settings.backup.schedule, self._backup_aside)
         if settings.refresh.learn:
             self.scheduler.cron("refresh", settings.refresh.schedule, lambda: self._refresh_aside("schedule"))
             self.scheduler.every("retrievals", LOOK_SECONDS, self._refresh_if_asked_enough)
@@ -106,7 +121,7 @@ class Service:
     # --- the writer --------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Drain the inbox until it closes. Jobs first, then what someone changes now, then the backfill."""
+        """Drain the inbox until it closes."""
         self.runtime.embedder.embed(["warm"])  # the model loads now, not when the first edit waits for it
         while not self.inbox.closed:
             self.inbox.wait(timeout=1.0)
@@ -120,40 +135,56 @@ class Service:
                 self._stop.wait(5.0)
 
     def _one_step(self) -> None:
-        if taken := self.inbox.take_job():
-            job, future = taken
-            try:
-                future.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
-                future.set_exception(error)
-        elif (name := self.inbox.take_sweep()) is not None:
+        """A job that someone waits for, then what someone changes now; when there is neither, sweeps and backfill."""
+        most = self.settings.ingest.batch_documents
+        if job := self.inbox.take_job():
+            _run(*job)
+        if fresh := self.inbox.take_fresh(most):
+            self._ingest(self._quiet(fresh))
+        if job or fresh:
+            return
+        if (name := self.inbox.take_sweep()) is not None:
             swept = self.runtime.sweep(self.runtime.source(name))
+            self.runtime.look_for_strays()
             self._note(swept.report)
             self.inbox.fill(swept.ready)
             for dirty in swept.young:
                 self.inbox.mark(dirty, self.settings.ingest.settle_seconds)
-        else:
-            self._ingest_some()
+        elif paths := self.inbox.take_backfill(most):
+            self._ingest(paths)
 
-    def _ingest_some(self) -> None:
+    def _quiet(self, paths: list[Dirty]) -> list[Dirty]:
+        """Those that stand still. The others wait until they do; what is written without pause is read all the same
+        once in `rescan_minutes`."""
+        settings, now, quiet = self.settings.ingest, time.time(), []
+        for dirty in paths:
+            try:
+                modified = os.lstat(os.path.join(self._roots[dirty.source], dirty.relative)).st_mtime
+            except OSError:  # gone or unreadable, which is looked into at once
+                modified = 0.0
+            waited = now - self._unsettled.setdefault(dirty, now)
+            young = now - settings.settle_seconds < modified <= now  # a time to come says nothing
+            if young and not dirty.closed and waited < settings.rescan_minutes * 60:
+                self.inbox.mark(dirty, settings.settle_seconds)
+            else:
+                quiet.append(dirty)
+        return quiet
+
+    def _ingest(self, paths: list[Dirty]) -> None:
         settings = self.settings.ingest
-        paths = self.inbox.take_paths(settings.batch_documents)
-        if not paths:
-            return
         self._in_hand = len(paths)
-        report = self.runtime.ingest(paths, settings.batch_seconds)
-        self._in_hand = 0
+        for dirty in paths:
+            self._unsettled.pop(dirty, None)
+        try:
+            report = self.runtime.ingest(paths, settings.batch_seconds)
+        finally:
+            self._in_hand = 0
         self._note(report)
         for source in {dirty.source for dirty in report.missing}:
             self.inbox.sweep(source)
         for dirty in report.again:
             self.inbox.mark(dirty, settings.settle_seconds)
         self.inbox.fill(report.rest)
-
-    def _after_commit(self, progress: Progress) -> None:
-        """Within long work on the writer's thread: fresh edits go first."""
-        self._progress = None if progress.done >= progress.total else progress
-        self._ingest_some()
 
     def _note(self, report: Report) -> None:
         self._ingested += report
@@ -175,17 +206,20 @@ class Service:
         settle = self.settings.ingest.settle_seconds
         path = os.path.join(self._roots[source], relative)
         delay = CLOSED_DELAY if closed else settle if os.path.lexists(path) else min(settle, GONE_DELAY)
-        self.inbox.mark(Dirty(source, relative), delay)
+        self.inbox.mark(Dirty(source, relative, closed), delay)
 
     def _on_rescan(self, source: str, reason: str) -> None:
         log.info("scanning %s: %s", source, reason)
         self.inbox.sweep(source, self.settings.ingest.settle_seconds)
 
     def _snapshot(self) -> None:
-        """The scheduled snapshot; none when nothing changed since the last."""
+        """The scheduled snapshot, none when nothing changed since the last; then those go that are not to be kept."""
         latest = self.runtime.memory.snapshots()[-1:]
         if not latest or latest[0].head.move != self.runtime.memory.head().move:
             self.runtime.memory.snapshot(reason="schedule")
+        policy = operations.states.policy(self.settings.snapshots)
+        if policy.keeps_any and (removed := self.runtime.memory.prune_snapshots(policy).removed):
+            log.info("retention: removed %s", ", ".join(one.name for one in removed))
 
     def _refresh_if_asked_enough(self) -> None:
         if self.runtime.memory.journal.retrievals_since_refresh() >= self.settings.refresh.min_retrievals:
@@ -209,7 +243,6 @@ class Service:
             return refresh(
                 self.runtime,
                 trigger=trigger,
-                write=lambda job: self.inbox.submit(job).result(),
                 on_progress=self._on_refresh_progress,
                 stop=self._stop,
             )
@@ -217,27 +250,67 @@ class Service:
             self._refresh_progress = None
             self._refreshing.release()
 
+    def _on_progress(self, progress: Progress) -> None:
+        self._progress = None if progress.done >= progress.total else progress
+
     def _on_refresh_progress(self, progress: dict[str, Any]) -> None:
         self._refresh_progress = progress
+
+    def _backup_aside(self) -> None:
+        threading.Thread(target=self._backup_logged, name="backup").start()
+
+    def _backup_logged(self) -> None:
+        try:
+            self._backup(self.settings.backup.dir, scheduled=True)
+        except MemexError as error:
+            log.error("the backup failed; an older one stands: %s", error)
+        except Exception:
+            log.exception("the backup failed; an older one stands")
+
+    def _backup(self, dir: str, scheduled: bool = False) -> dict[str, Any]:
+        """One backup, from a thread that is not the writer's: it takes the writer's turn only to look."""
+        if not self._backing_up.acquire(blocking=False):
+            raise UsageError("a backup is under way; `memex status` shows how far it is")
+        try:
+            done = backup(self.runtime, dir, self._on_backup_progress, self._stop, scheduled=scheduled)
+            log.info(
+                "backed up to %s: %d files, copied %d (%.1f MB), removed %d, %.1f s",
+                *(done["dir"], done["files"], done["copied_files"], done["copied_bytes"] / 1e6),
+                *(done["removed"], done["seconds"]),
+            )
+            return done
+        finally:
+            self._backup_progress = None
+            self._backing_up.release()
+
+    def _on_backup_progress(self, done: int, total: int) -> None:
+        self._backup_progress = {"done": done, "total": total}
 
     # --- what can be asked -------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         """What the memory holds and how the daemon is."""
         modes = {name: {"mode": mode, "reason": reason} for name, (mode, reason) in self.watcher.mode().items()}
-        progress = self._progress
+        progress, pace = self._progress, self.runtime.pace
+        queue = len(self.inbox) + self._in_hand + (progress.total - progress.done if progress else 0)
         return {
             **summarise(self.runtime.memory.database.path),
             "running": True,
-            "queue": len(self.inbox) + self._in_hand + (progress.total - progress.done if progress else 0),
+            "queue": queue,
+            "files_per_second": round(pace.files_per_second, 1),
+            "chunks_per_second": round(pace.chunks_per_second, 1),
+            "seconds_left": round(left) if queue and (left := pace.seconds_for(queue)) is not None else None,
+            "syncing": {"done": progress.done, "total": progress.total} if progress else None,
             "watch_mode": overall_mode([mode["mode"] for mode in modes.values()]),
             "sources": modes,
+            "maintenance": _upkeep(self.runtime.upkeep),
             "alarms": dict(self.runtime.alarms),
             "ingested": {
                 name: getattr(self._ingested, name)
                 for name in ("added", "changed", "removed", "moved", "failed", "chunks_embedded")
             },
             "refreshing": self._refresh_progress,
+            "backing_up": self._backup_progress,
             "next_jobs": {name: when.isoformat() for name, when in self.scheduler.next_runs().items()},
             "uptime_seconds": round(time.time() - self.started_at, 1),
         }
@@ -246,7 +319,10 @@ class Service:
         bound: dict[str, Any] = {name: functools.partial(one, self.runtime) for name, one in operations.READ.items()}
         for name, one in operations.WRITE.items():
             bound[name] = self._through_writer(functools.partial(one, self.runtime))
+        for name, one in operations.WRITE_IN_STEPS.items():
+            bound[name] = functools.partial(one, self.runtime)
         bound["refresh"] = self._refresh_now
+        bound["backup"] = self._backup_now
         return bound
 
     def _refresh_now(self, dry_run: bool = False) -> dict[str, Any]:
@@ -255,6 +331,10 @@ class Service:
             return plan(self.runtime)
         return self._refresh("by hand")
 
+    def _backup_now(self, dir: str) -> dict[str, Any]:
+        """Make a folder a copy of the memory."""
+        return self._backup(dir)
+
     def _through_writer(self, operation: Any) -> Any:
         def posted(**arguments: Any) -> Any:
             return self.inbox.submit(functools.partial(operation, **arguments)).result()
@@ -262,6 +342,20 @@ class Service:
         posted.__doc__ = operation.func.__doc__
         posted.__signature__ = inspect.signature(operation, eval_str=True)  # type: ignore[attr-defined]
         return posted
+
+
+def _run(job: Callable[[], Any], future: Future[Any]) -> None:
+    try:
+        future.set_result(job())
+    except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
+        future.set_exception(error)
+
+
+def _upkeep(done: Upkeep | None) -> dict[str, Any] | None:
+    if done is None:
+        return None
+    shape = dataclasses.asdict(done.shape)
+    return {"at": done.at.isoformat(), "seconds": round(done.seconds, 3), "pruned": done.pruned, **shape}
 
 
 def overall_mode(modes: list[str]) -> str:

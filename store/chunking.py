@@ -59,11 +59,40 @@ def chunk(sections: Sequence[Section], spans: Spans, tokens: int, overlap: int) 
     for section, ticks in zip(sections, _ticks([section.text for section in sections], spans), strict=True):
         prefix, taken = prefixes[section.headings[-1]] if section.headings else ("", 0)
         pieces += _pieces(section, ticks, prefix, tokens - taken, overlap)
-    fitting = (piece for piece in _fitting(pieces, spans, tokens) if piece.own.strip())
-    return tuple(
-        Chunk(piece.rendered, position, piece.section.headings, piece.section.page)
-        for position, piece in enumerate(fitting)
-    )
+    chunks: list[Chunk] = []
+    begun: Section | None = None
+    for piece in _fitting(pieces, spans, tokens):
+        if piece.own.strip():
+            fresh_at = piece.fresh_at if piece.section is begun else 0
+            begun = piece.section
+            chunks.append(Chunk(piece.rendered, len(chunks), begun.headings, begun.page, fresh_at))
+    return tuple(chunks)
+
+
+def text_of(chunks: Iterable[Chunk]) -> str:
+    """The text that was cut into these chunks: in reading order, each heading once, nothing repeated.
+
+    Exact but for blank space: between sections, and between chunks that share no overlap, stands a blank line.
+    """
+    parts: list[str] = []
+    trail: tuple[str, ...] = ()
+    for one in chunks:
+        if one.fresh_at:
+            repeated = one.text[: one.fresh_at]
+            parts.append(repeated[len(repeated.rstrip()) :] + one.text[one.fresh_at :])
+            continue
+        same = next((i for i, (a, b) in enumerate(zip(trail, one.headings, strict=False)) if a != b), None)
+        opened = one.headings[len(trail) if same is None else same :]
+        trail = one.headings
+        parts += (f"\n\n{part}" for part in (*opened, _without_heading(one)) if part)
+    return "".join(parts).removeprefix("\n\n")
+
+
+def _without_heading(chunk: Chunk) -> str:
+    """A section's first chunk without the heading, which may be cut short, that it begins with."""
+    first, blank, rest = chunk.text.partition("\n\n")
+    has_heading = blank and chunk.headings and first and chunk.headings[-1].strip().startswith(first)
+    return rest if has_heading else chunk.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +114,12 @@ class _Piece:
     def rendered(self) -> str:
         # the first line keeps its indentation: it may be code
         return self.prefix + self.section.text[self.shown : self.end].rstrip().lstrip("\r\n")
+
+    @property
+    def fresh_at(self) -> int:
+        """Where in `rendered` the part itself begins."""
+        overlap = self.section.text[self.shown : self.start].lstrip("\r\n")
+        return len(self.prefix) + len(overlap)
 
 
 def _joined(sections: Iterable[Section], tokens: int) -> Iterator[Section]:

@@ -98,6 +98,14 @@ class EmbeddingCache:
             self._on_disk(lambda: self._db.execute("pragma wal_checkpoint(truncate)").fetchall())
             self._damaged.unlink(missing_ok=True)
 
+    def forget_all(self) -> None:
+        """Remove everything, files included."""
+        with self._lock:
+            self._db.close()
+            for suffix in ("", "-wal", "-shm", ".damaged"):
+                self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
+            self._connect()
+
     def close(self) -> None:
         with self._lock:
             self._db.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from store.catalogue import learning
+from store.catalogue import evaluations, learning
 from store.catalogue.database import Database
 from store.errors import NotFound
-from store.types import Example, Retrieval, Run
+from store.types import Evaluation, Example, Retrieval, Run
 
 
 class Journal:
@@ -24,11 +25,13 @@ class Journal:
         with self._database.write() as session:
             learning.add_retrieval(session, retrieval)
 
-    def feedback(self, retrieval_id: str, verdict: str, correction: str | None = None) -> None:
-        """Say whether a retrieval's answer was right, and what would have been. Raises NotFound."""
+    def feedback(
+        self, retrieval_id: str, verdict: str, correction: str | None = None, fault: str | None = None
+    ) -> None:
+        """Say whether a retrieval's answer was right, what was not, and what would have been. Raises NotFound."""
         self.retrieval(retrieval_id)
         with self._database.write() as session:
-            learning.set_feedback(session, retrieval_id, verdict, correction)
+            learning.set_feedback(session, retrieval_id, verdict, correction, fault)
 
     def begin_run(self, *, trigger: str, move: int, incumbent: int | None) -> int:
         """Record that a refresh cycle begins; returns its number."""
@@ -66,6 +69,11 @@ class Journal:
         with self._database.write() as session:
             return learning.add_adapter(session, run=run, at=self._clock(), base=base, sha256=sha256)
 
+    def adapters(self) -> list[int]:
+        """The numbers of all adapters that have files."""
+        with self._database.read() as session:
+            return learning.adapters(session)
+
     def retrieval(self, retrieval_id: str) -> Retrieval:
         with self._database.read() as session:
             found = learning.retrieval(session, retrieval_id)
@@ -76,7 +84,12 @@ class Journal:
     def judged(self, limit: int) -> list[Retrieval]:
         """The latest retrievals whose answer was accepted or corrected, newest first."""
         with self._database.read() as session:
-            return learning.retrievals(session, judged=True, limit=limit)
+            return learning.judged(session, limit)
+
+    def unjudged(self, limit: int) -> list[Retrieval]:
+        """The latest answers that nobody has judged, newest first."""
+        with self._database.read() as session:
+            return learning.unjudged(session, limit)
 
     def examples(self) -> list[Example]:
         """The examples of all cycles so far, oldest first."""
@@ -93,6 +106,23 @@ class Journal:
             found = learning.run(session, number)
         if found is None:
             raise NotFound(f"no refresh {number}; `memex refresh list` shows them")
+        return found
+
+    def add_evaluation(self, one: Evaluation) -> Evaluation:
+        """Keep an evaluation; returned with its number."""
+        with self._database.write() as session:
+            return replace(one, evaluation=evaluations.add(session, one))
+
+    def evaluations(self) -> list[Evaluation]:
+        """Newest first."""
+        with self._database.read() as session:
+            return evaluations.listing(session)
+
+    def evaluation(self, number: int) -> Evaluation:
+        with self._database.read() as session:
+            found = evaluations.find(session, number)
+        if found is None:
+            raise NotFound(f"no evaluation {number}; `memex eval list` shows them")
         return found
 
     def retrievals_since_refresh(self) -> int:

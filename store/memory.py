@@ -5,33 +5,39 @@ state_dir/
   generations/          one Lance table per generation
   embeddings.sqlite     the embedding cache; may be deleted
   adapters/0001/        one folder per adapter
+  last-backup.json      when, where to, and how it ended
   writer.lock           held by the one process that writes
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from store import snapshots
+from store import backup, forgetting, maintenance, snapshots
+from store.backup import BackedUp
 from store.catalogue import documents, heads, history, holds, learning
-from store.catalogue.database import Database
+from store.catalogue.database import CATALOGUE, Database
 from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
-from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
+from store.errors import Corrupt, NotFound, UsageError
 from store.journal import Journal
-from store.snapshots import Plan, RolledBack, plan
+from store.lock import take_writer_lock
+from store.manifest import OnProgress
+from store.opening import begin, fingerprint, recover
+from store.past import Past
+from store.retention import Judged, Policy
+from store.search import HYBRID, Ranking, search
+from store.snapshots import Plan, RolledBack
 from store.types import (
     Batch,
     Document,
@@ -46,8 +52,6 @@ from store.types import (
     Vectors,
 )
 from store.vectors import Generations
-
-CATALOGUE = "catalogue.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +79,13 @@ class Memory:
         *,
         write: bool,
         generation: Mapping[str, Any],
-        config: str = "",
+        settings: Mapping[str, Any] | None = None,
         cache_mb: int = 1024,
+        ranking: Ranking = HYBRID,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `config` is the
-        fingerprint of all settings, kept with each snapshot.
+        """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `settings` are all
+        that are in force, JSON-able; they are kept, so that states can be compared.
 
         Raises Locked (another writer), ConfigError (the memory was made with another `generation`), NotFound (nothing
         to read yet) and Corrupt (what was acknowledged cannot be read).
@@ -88,21 +93,24 @@ class Memory:
         self.state_dir = state_dir
         self.embedder = embedder
         self.clock = clock
-        self.generation_settings = dict(generation)
-        self.generation = fingerprint(generation)
-        self._config = config
+        self.ranking = ranking
+        self.generation = "g" + fingerprint(generation)
+        self._settings = dict(settings or {})
+        self._config = fingerprint(self._settings)
         self._turn = threading.RLock()
-        self._lock = _take_lock(state_dir) if write else None
+        self._commits = maintenance.COMMITS  # since the last maintenance; how many before this start is not known
+        self._lock = take_writer_lock(state_dir) if write else None
         try:
             if not write and not (state_dir / CATALOGUE).exists():
                 raise NotFound(f"no memory in {state_dir} yet; run `memex sync` or `memex serve` first")
             self.database = Database(state_dir / CATALOGUE, create=write)
             self.vectors = Generations(state_dir / "generations")
             self.journal = Journal(self.database, clock)
+            self.past = Past(self.database, self.vectors, self.state)
             self.cache = EmbeddingCache(state_dir / "embeddings.sqlite", cache_mb)
             if write:
-                self._begin()
-                self._recover()
+                begin(self.database, self.vectors, generation, self._settings, embedder.dimension, clock())
+                recover(self.database, self.vectors, self.cache, clock())
         except BaseException:
             self._release_lock()
             raise
@@ -149,14 +157,27 @@ class Memory:
                     session, at=now, generation=head.generation, version=version, adapter=head.adapter, reason="ingest"
                 )
                 documents.apply(session, batch, generation=head.generation, move=moved.move, now=now)
+            self._commits += 1
             return moved
+
+    def upkeep_due(self) -> bool:
+        """Whether enough was committed for a maintenance to pay."""
+        return self._commits >= maintenance.COMMITS
+
+    def maintain(self) -> maintenance.Upkeep:
+        """Compact, index and prune; changes no answer, and no reader notices."""
+        with self._turn:
+            self._commits = 0
+            return maintenance.maintain(self.database, self.vectors, self.clock())
 
     def promote(self, adapter: int) -> Head:
         """Let an adapter serve, and snapshot the states before and after."""
         with self._turn:
             before = self.head()
             now = self.clock()
-            self.snapshot(f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve")
+            self.snapshot(
+                f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve", undoes="promotion"
+            )
             with self.database.write() as session:
                 learning.set_adapter_state(session, adapter, "promoted")
                 head = heads.move_head(
@@ -170,15 +191,33 @@ class Memory:
             self.snapshot(f"adapter-{adapter:04d}", f"adapter {adapter} began to serve")
             return head
 
-    def snapshot(self, name: str | None = None, reason: str = "by hand") -> Snapshot:
+    def snapshot(
+        self, name: str | None = None, reason: str = "by hand", *, pinned: bool = False, undoes: str = ""
+    ) -> Snapshot:
         with self._turn:
             return snapshots.create(
-                self.database, self.vectors, name=name, reason=reason, config=self._config, now=self.clock()
+                self.database,
+                self.vectors,
+                name=name,
+                reason=reason,
+                config=self._config,
+                now=self.clock(),
+                pinned=pinned,
+                undoes=undoes,
             )
 
     def delete_snapshot(self, name: str) -> None:
         with self._turn:
             snapshots.delete(self.database, self.vectors, name)
+
+    def pin_snapshot(self, name: str, pinned: bool) -> Snapshot:
+        with self._turn:
+            return snapshots.pin(self.database, name, pinned)
+
+    def prune_snapshots(self, policy: Policy) -> Judged:
+        """Let go of the snapshots that the policy does not keep."""
+        with self._turn:
+            return snapshots.prune(self.database, self.vectors, policy)
 
     def roll_back(self, name: str, only: str | None = None) -> RolledBack:
         with self._turn:
@@ -192,6 +231,13 @@ class Memory:
                 check=self._check_there,
             )
 
+    def forget(self, document_ids: Sequence[str]) -> forgetting.Forgotten:
+        """Remove documents from every state, past ones too, and from all that was made of them."""
+        with self._turn:
+            return forgetting.forget(
+                self.database, self.vectors, self.cache, self.state_dir, document_ids, self.clock()
+            )
+
     def release(self, document_ids: Sequence[str]) -> None:
         """Let held content back in; the next scan ingests it."""
         with self._turn, self.database.write() as session:
@@ -201,6 +247,23 @@ class Memory:
         """Make failed documents due at once; returns how many."""
         with self._turn, self.database.write() as session:
             return documents.retry_now(session, paths)
+
+    def back_up(self, folder: Path, on_progress: OnProgress, stop: threading.Event) -> BackedUp:
+        """Make `folder` a copy of the head, all snapshots and adapters (see `backup.back_up`)."""
+        return backup.back_up(
+            self.state_dir, self.database, self._turn, folder, clock=self.clock, on_progress=on_progress, stop=stop
+        )
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process holds the writer's lock."""
+        return self._lock is not None
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Nothing is written by this process until the block ends."""
+        with self._turn:
+            yield
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -215,16 +278,16 @@ class Memory:
         """The state that `when` means (see `snapshots.resolve`)."""
         return snapshots.resolve(self.database, when, self.clock())
 
-    def search(self, query: str, k: int, *, when: str | None = None, filters: Filters | None = None) -> Found:
-        """The `k` chunks nearest to the query in the head or in a past state, best first."""
+    def search(self, query: str, k: int, *, when: str | State | None = None, filters: Filters | None = None) -> Found:
+        """The `k` chunks that fit the query best in the head or in a past state, best first (see `store.search`)."""
         if not query.strip():
             raise UsageError("the query is empty; say what to look for")
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least 1 result")
-        state = self.state(when)
+        state = when if isinstance(when, State) else self.state(when)
         vector = self.embedder.embed([self._cut(query)])[0]
         head = state.head
-        hits = self.vectors.search(head.generation, head.version, np.asarray(vector), k, filters or Filters())
+        hits = search(self.vectors, head, query, np.asarray(vector), k, filters or Filters(), self.ranking)
         return Found(state, tuple(hits))
 
     def chunks(self, document_ids: Sequence[str], head: Head | None = None) -> list[Hit]:
@@ -258,10 +321,6 @@ class Memory:
             raise UsageError(f"{name!r} names {len(found)} documents; say more of the path, as in {found[0].path}")
         return found[0]
 
-    def history(self, document_id: str) -> list[Revision]:
-        with self.database.read() as session:
-            return documents.history(session, document_id)
-
     def holds(self) -> list[Hold]:
         with self.database.read() as session:
             return holds.listing(session)
@@ -270,11 +329,13 @@ class Memory:
         with self.database.read() as session:
             return history.snapshots(session)
 
-    def named(self, name: str) -> Snapshot:
-        return next((one for one in self.snapshots() if one.name == name), None) or _no_snapshot(name)
-
     def plan_rollback(self, name: str, only: str | None = None) -> Plan:
-        return plan(self.database, name, only)
+        return snapshots.plan(self.database, name, only, now=self.clock(), check=self._check_there)
+
+    def sources(self) -> dict[str, int]:
+        """The names of the sources that have documents, live or failed, and how many."""
+        with self.database.read() as session:
+            return documents.sources(session)
 
     def counts(self) -> tuple[int, int]:
         """(documents, chunks) at the head."""
@@ -288,66 +349,15 @@ class Memory:
         with self.database.read() as session:
             return documents.live_at(session, head.move)
 
-    def by_id(self, chunk_ids: Sequence[str]) -> list[Hit]:
-        """Those of the chunks that the head has, in the order asked for."""
-        head = self.head()
+    def by_id(self, chunk_ids: Sequence[str], head: Head | None = None) -> list[Hit]:
+        """Those of the chunks that the head (or another state) has, in the order asked for."""
+        head = head or self.head()
         return self.vectors.by_id(head.generation, head.version, chunk_ids)
 
     def adapter_folder(self, adapter: int) -> Path:
         return self.state_dir / "adapters" / f"{adapter:04d}"
 
-    # --- opening -----------------------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        """Make the first head, or see that the one there is fits the settings."""
-        with self.database.read() as session:
-            head = heads.head(session)
-            made_with = heads.generation_settings(session, head.generation) if head else {}
-        if head is None:
-            version = self.vectors.create(self.generation, self.embedder.dimension)
-            now = self.clock()
-            with self.database.write() as session:
-                heads.add_generation(session, self.generation, self.generation_settings, now)
-                heads.move_head(
-                    session, at=now, generation=self.generation, version=version, adapter=None, reason="created"
-                )
-        elif head.generation != self.generation:
-            wanted = self.generation_settings
-            differing = sorted(key for key in made_with.keys() | wanted.keys() if made_with.get(key) != wanted.get(key))
-            raise ConfigError(
-                f"{self.state_dir} was made with other settings ("
-                + ", ".join(f"{key}: {made_with.get(key)}, now {wanted.get(key)}" for key in differing)
-                + "); set them back, or name another state_dir and let it ingest anew"
-            )
-
-    def _recover(self) -> None:
-        """Complete a rollback that was cut off; put aside what was written but never acknowledged."""
-        with self.database.read() as session:
-            intent = history.intent(session)
-        if intent is not None:
-            snapshots.complete(self.database, self.vectors, intent, self.clock())
-        with self.database.write() as session:
-            learning.end_unfinished_runs(session, self.clock())
-        head = self.head()
-        latest = self.vectors.latest(head.generation)
-        if latest < head.version:
-            raise Corrupt(
-                f"generation {head.generation}: the head is version {head.version}, the newest on disk is {latest}; "
-                "restore the state directory from a backup, or delete it to ingest anew"
-            )
-        if latest > head.version:
-            version = self.vectors.restore(head.generation, head.version)
-            sync_filesystem(self.state_dir)
-            with self.database.write() as session:
-                heads.move_head(
-                    session,
-                    at=self.clock(),
-                    generation=head.generation,
-                    version=version,
-                    adapter=head.adapter,
-                    reason="recovered: an unfinished write was put aside",
-                )
-        snapshots.sweep_tags(self.database, self.vectors, head.generation)
+    # --- below -------------------------------------------------------------------------------------------------
 
     def _cut(self, query: str) -> str:
         """The query as far as the embedder can see."""
@@ -365,26 +375,6 @@ class Memory:
             self._lock.release()
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """The name of a generation: the same settings give the same one."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return "g" + hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
 def new_id() -> str:
     """A fresh id for a document or a retrieval."""
     return uuid.uuid4().hex[:16]
-
-
-def _take_lock(state_dir: Path) -> FileLock:
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(state_dir / "writer.lock", timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise Locked(f"another memex writes {state_dir}; stop it, or let it do the work") from None
-    return lock
-
-
-def _no_snapshot(name: str) -> Snapshot:
-    raise NotFound(f"no snapshot {name!r}; `memex snapshot list` shows those there are")

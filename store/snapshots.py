@@ -1,17 +1,19 @@
-"""Naming states, finding them again, and returning to them."""
+"""Naming states, finding them again, letting go of them, and returning to them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from store.catalogue import documents, heads, history
+from store.catalogue import documents, heads, history, holds
 from store.catalogue.database import Database, Session
+from store.difference import Difference, difference
 from store.durable import sync_filesystem
 from store.errors import NotFound, UsageError
-from store.types import Head, Snapshot, State
+from store.retention import Judged, Policy, judge
+from store.types import Head, Hold, Snapshot, State
 from store.vectors import Generations
 from store.when import parse_time
 
@@ -21,12 +23,12 @@ HALVES = ("index", "model")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rollback would do: the documents that go out, come back or change, and the adapter that would serve."""
+    """What a rollback would do. `difference` is from the head to what it would be, but for settings: these are the
+    ones in force and those at the snapshot, which a rollback does not bring back."""
 
-    out: tuple[str, ...]  # paths
-    back: tuple[str, ...]
-    changed: tuple[str, ...]
-    adapter: int | None
+    difference: Difference
+    held: tuple[Hold, ...]  # what the rollback would put on hold, and why
+    freed: tuple[str, ...]  # paths that are held now and would be no longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,15 @@ class RolledBack:
 
 
 def create(
-    database: Database, vectors: Generations, *, name: str | None, reason: str, config: str, now: datetime
+    database: Database,
+    vectors: Generations,
+    *,
+    name: str | None,
+    reason: str,
+    config: str,
+    now: datetime,
+    pinned: bool = False,
+    undoes: str = "",
 ) -> Snapshot:
     """Name the head. Raises UsageError for a name that is taken or cannot be one."""
     with database.read() as session:
@@ -55,25 +65,58 @@ def create(
         raise UsageError(f"snapshot name {name!r} reads as a version or a time; choose a word")
     if name in taken:
         raise UsageError(f"snapshot {name!r} is there already; choose another name or delete it first")
-    snapshot = Snapshot(name, head, now, *counts, config, reason)
+    snapshot = Snapshot(name, head, now, *counts, config, reason, pinned, undoes)
     vectors.tag(head.generation, name, head.version)
     with database.write() as session:
         history.add_snapshot(session, snapshot)
     return snapshot
 
 
+def pin(database: Database, name: str, pinned: bool) -> Snapshot:
+    """Have retention leave a snapshot alone, or not any more. Raises NotFound."""
+    with database.write() as session:
+        _named(session, name)
+        history.pin(session, name, pinned)
+    with database.read() as session:
+        return _named(session, name)
+
+
 def delete(database: Database, vectors: Generations, name: str) -> None:
-    """Forget the name; the versions it protected may be pruned. Raises NotFound."""
+    """Forget the name; the version it protected may be pruned. Raises NotFound."""
     with database.write() as session:
         snapshot = _named(session, name)
+        if name in _busy(session):
+            raise UsageError(f"snapshot {name!r} is part of a rollback that is not complete; restart memex first")
         history.delete_snapshot(session, name)
     vectors.untag(snapshot.head.generation, name)
+
+
+def judged(database: Database, policy: Policy) -> Judged:
+    """What `prune` would keep and remove, doing nothing."""
+    with database.read() as session:
+        return _judge(session, policy)
+
+
+def prune(database: Database, vectors: Generations, policy: Policy) -> Judged:
+    """Delete the snapshots that the policy does not keep; the versions that they protected may be pruned.
+
+    Rows go first, all at once: a tag that a kill leaves behind is swept by the next start, while a row without its tag
+    would promise a state that may be gone. Raises UsageError for a policy that keeps nothing.
+    """
+    with database.write() as session:
+        done = _judge(session, policy)
+        for one in done.removed:
+            history.delete_snapshot(session, one.name)
+    for generation in {one.head.generation for one in done.removed}:
+        sweep_tags(database, vectors, generation)
+    return done
 
 
 def resolve(database: Database, when: str | None, now: datetime) -> State:
     """The state that `when` means: None the head, else a snapshot's name, a version, or a time.
 
-    A time means the state that served then. Raises NotFound when there is none.
+    A time means the state that served then, or if its version was pruned the newest before it that was not. Raises
+    NotFound when there is none.
     """
     with database.read() as session:
         head = heads.head(session)
@@ -82,32 +125,41 @@ def resolve(database: Database, when: str | None, now: datetime) -> State:
             return State(head)
         if snapshot := history.snapshot(session, when):
             return State(snapshot.head, snapshot.name)
-        if when.isdigit():
-            found = heads.at_version(session, head.generation, int(when))
+        if when.isdecimal():
+            known = len(when) < 19  # SQLite holds no larger number
+            found = heads.at_version(session, head.generation, int(when)) if known else None
             if found is None:
-                raise NotFound(f"version {when} never served; `memex snapshot list` shows what can be asked for")
+                raise NotFound(
+                    f"version {when} never served or is pruned; `memex snapshot list` shows what can be asked for"
+                )
             return State(found)
         moment = parse_time(when, now)
         if moment is None:
             raise NotFound(f"no snapshot {when!r}, and it is neither a version nor a time such as '2 hours ago'")
         found = heads.at_time(session, moment)
         if found is None:
-            raise NotFound(f"memory begins after {moment:%Y-%m-%d %H:%M:%S} UTC; nothing served then")
+            raise NotFound(f"nothing is kept of {moment:%Y-%m-%d %H:%M:%S} UTC; memory begins after it")
         return State(found)
 
 
-def plan(database: Database, name: str, only: str | None) -> Plan:
-    """What `roll_back` would do, doing nothing."""
+def plan(database: Database, name: str, only: str | None, *, now: datetime, check: Callable[[Head], None]) -> Plan:
+    """What `roll_back` would do, doing nothing. Raises what it would raise."""
     _check_half(only)
     with database.read() as session:
         snapshot, head = _named(session, name), heads.head(session)
         assert head is not None
+        check(snapshot.head)
         changed = [] if only == "model" else history.changes(session, head.move, snapshot.head.move)
+        index, model = _halves(head, snapshot.head, only)
+        held = history.to_hold(session, changed, name, now)
+        staying = {one.document_id for one in held}
+        touched = {change.document_id for change in changed}
+        held_now = [one for one in holds.listing(session) if one.document_id in touched - staying]
+        settings = heads.settings_at(session, head.move), heads.settings_of(session, snapshot.config)
     return Plan(
-        out=tuple(c.now.path for c in changed if c.now and not c.then),
-        back=tuple(c.then.path for c in changed if c.then and not c.now),
-        changed=tuple(c.then.path for c in changed if c.then and c.now),
-        adapter=head.adapter if only == "index" else snapshot.head.adapter,
+        difference(head, replace(index, adapter=model.adapter), changed, settings),
+        tuple(sorted(held, key=lambda one: one.path)),
+        tuple(one.path for one in held_now),
     )
 
 
@@ -138,6 +190,7 @@ def roll_back(
         reason=f"before the rollback to {name}",
         config=config,
         now=now,
+        undoes="rollback",
     )
     intent = history.Intent(name, only, safety.name)
     with database.write() as session:
@@ -155,7 +208,7 @@ def complete(database: Database, vectors: Generations, intent: history.Intent, n
     with database.read() as session:
         target, before = _named(session, intent.snapshot).head, heads.head(session)
         assert before is not None
-    index, model = (target if intent.only != "model" else before), (target if intent.only != "index" else before)
+    index, model = _halves(before, target, intent.only)
     version = index.version
     if intent.only != "model":
         version = vectors.restore(index.generation, index.version)
@@ -170,7 +223,7 @@ def complete(database: Database, vectors: Generations, intent: history.Intent, n
             reason=f"rollback to {intent.snapshot}" + (f" ({intent.only} only)" if intent.only else ""),
         )
         changed = [] if intent.only == "model" else history.changes(session, before.move, target.move)
-        held = history.reconcile(session, changed, head=head, reason=f"taken out by the rollback to {intent.snapshot}")
+        held = history.reconcile(session, changed, head=head, snapshot=intent.snapshot)
         history.clear_intent(session)
     return RolledBack(intent.snapshot, intent.safety, head, held)
 
@@ -181,6 +234,23 @@ def sweep_tags(database: Database, vectors: Generations, generation: str) -> Non
         named = {snapshot.name for snapshot in history.snapshots(session)}
     for tag in vectors.tags(generation).keys() - named:
         vectors.untag(generation, tag)
+
+
+def _judge(session: Session, policy: Policy) -> Judged:
+    head = heads.head(session)
+    assert head is not None
+    return judge(history.snapshots(session), policy, head=head, busy=_busy(session))
+
+
+def _busy(session: Session) -> tuple[str, ...]:
+    """The snapshots that a rollback needs which has begun and is not complete."""
+    intent = history.intent(session)
+    return () if intent is None else (intent.snapshot, intent.safety)
+
+
+def _halves(before: Head, target: Head, only: str | None) -> tuple[Head, Head]:
+    """The states that index and model are taken from."""
+    return (before if only == "model" else target), (before if only == "index" else target)
 
 
 def _named(session: Session, name: str) -> Snapshot:

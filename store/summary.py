@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from store.errors import NotFound
+
+LAST_BACKUP = "last-backup.json"
 
 
 def summarise(catalogue: Path) -> dict[str, Any]:
@@ -45,7 +48,19 @@ def summarise(catalogue: Path) -> dict[str, Any]:
         **dict(live),
         **dict(counts),
         "last_refresh": {**dict(refresh), "finished_at": _time(refresh["finished_at"])} if refresh else None,
+        "last_backup": last_backup(catalogue.parent),
     }
+
+
+def last_backup(state_dir: Path) -> dict[str, Any] | None:
+    """{at, ok, error, dir, last_ok} of the last backup, however it ended; `last_ok` is {at, dir} of the last good one.
+
+    None before the first.
+    """
+    try:
+        return dict(json.loads((state_dir / LAST_BACKUP).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _time(microseconds: int) -> str:

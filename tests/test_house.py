@@ -19,8 +19,8 @@ BELOW = {"store": set(), "trainers": {"store"}, "daemon": {"store", "trainers"}}
 ENGINES = {
     "watchdog": r"daemon/watcher\.py",
     "apscheduler": r"daemon/scheduler\.py",
-    "lancedb": r"store/vectors\.py",
-    "lance": r"store/vectors\.py",
+    "lancedb": r"store/vectors/.*",
+    "lance": r"store/vectors/.*",
     "sqlmodel": r"store/catalogue(\.py|/.*)",
     "sqlalchemy": r"store/catalogue(\.py|/.*)",
     "peft": r"trainers/lora\.py",

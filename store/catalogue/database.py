@@ -20,7 +20,10 @@ from sqlmodel import SQLModel, create_engine
 from store.catalogue import tables
 from store.errors import Corrupt
 
-SCHEMA = 1
+SCHEMA = 3
+WORTH_VACUUM = 1000  # pages, 4 kB each
+CATALOGUE = "catalogue.sqlite"
+RESTORING = "catalogue.restoring"  # stands for it while a restore fills the state directory
 
 
 class Database:
@@ -28,6 +31,8 @@ class Database:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         """Open `path`, making its tables when `create`. Raises Corrupt when the file is not a catalogue of ours."""
+        if path.with_name(RESTORING).exists():
+            raise Corrupt(f"{path.parent}: a restore into it was cut off; run `memex restore DIR` again")
         self.path = path
         self._reader = _engine(path, "BEGIN")
         self._writer = _engine(path, "BEGIN IMMEDIATE")
@@ -54,6 +59,28 @@ class Database:
     def write(self) -> Iterator[Session]:
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def vacuum(self) -> None:
+        """Give back the file's unused pages, once they are a quarter of it and worth the work."""
+        with self._writer.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            pages, free = (driver.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
+            if free > WORTH_VACUUM and free > pages // 4:
+                driver.execute("VACUUM")
+
+    def faults(self, *, thorough: bool) -> list[str]:
+        """What SQLite finds wrong with the file; `thorough` reads the indices against their tables too."""
+        with self._reader.connect() as connection:
+            found = connection.exec_driver_sql(f"PRAGMA {'integrity_check' if thorough else 'quick_check'}").scalars()
+            return [line for line in found if line != "ok"]
+
+    def checkpoint(self) -> None:
+        """Move the journal into the file and empty it, so that nothing removed is left in it."""
+        with self._writer.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         self._reader.dispose()

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("embedding", "ingest", "daemon")
+BENCHES = ("embedding", "ingest", "daemon", "store")
 RESULTS = Path(__file__).parent / "results"
 # figure -> (at least, at most)
 TARGETS: dict[str, tuple[float | None, float | None]] = {
@@ -41,6 +41,14 @@ TARGETS: dict[str, tuple[float | None, float | None]] = {
     "close_to_searchable_p95": (None, 1.0),
     "during_backfill_p95": (None, 5.0),
     "memory_growth": (None, 0.3),
+    "rollback_many_over_few": (None, 2.0),
+    "rollback_seconds_many": (None, 0.15),
+    "snapshot_many_over_few": (None, 2.0),
+    "snapshot_seconds_many": (None, 0.1),
+    "search_at_snapshot_over_head": (None, 1.3),
+    "wear_disk_over_bulk": (None, 2.0),
+    "wear_search_over_bulk": (None, 1.3),
+    "daily_snapshots_disk_over_one": (None, 3.0),
 }
 
 

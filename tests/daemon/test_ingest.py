@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,53 @@ def test_a_full_batch_gives_the_rest_back(world: World) -> None:
 
 
 def test_a_sync_gets_through_more_than_one_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world.runtime, "_chunks_per_second", 0.001)  # batches of eight chunks, the least
+    monkeypatch.setattr(world.runtime, "_embedded_per_second", 0.001)  # batches of eight chunks, the least
     for number in range(30):
         world.write(f"{number}.txt", f"text number {number}")
     seen = []
-    world.runtime.after_commit = lambda progress: seen.append((progress.done, progress.total))
+    world.runtime.on_progress = lambda progress: seen.append((progress.done, progress.total))
     assert world.sync()["added"] == 30
     assert len(world.remembered()) == 30
     assert seen[-1] == (30, 30)
     assert seen == sorted(seen)
+
+
+def test_a_large_document_makes_way_and_loses_nothing(world: World) -> None:
+    words = "\n\n".join(f"Paragraph {number} is not the same as any other one of them." for number in range(400))
+    world.write("book.txt", words)
+    paths = [Dirty("docs", b"book.txt")]
+    head, seen = world.runtime.memory.head(), []
+    world.runtime.pressed = lambda: len(seen) < 3  # three times; then it may go on to its end
+    while (report := world.runtime.ingest(paths, 0.0)).rest:  # pieces of eight chunks, the least
+        assert (report.added, report.rest) == (0, tuple(paths))
+        assert world.runtime.memory.head() == head
+        seen.append(report.chunks_embedded)
+    assert seen == [8, 8, 8]
+    assert report.added == 1
+    (shown,) = world.runtime.memory.documents()
+    assert sum(seen) + report.chunks_embedded == shown.chunks == world.embedded()
+
+
+def test_without_a_cache_a_large_document_is_not_interrupted(world: World) -> None:
+    world.reopen(embedding=world.settings.embedding.model_copy(update={"cache_mb": 0}))
+    world.write("book.txt", "\n\n".join(f"Paragraph {number} has a number of its own." for number in range(400)))
+    world.runtime.pressed = lambda: True
+    assert world.runtime.ingest([Dirty("docs", b"book.txt")], 0.0).added == 1
+
+
+def test_others_get_their_turn_during_a_sync(world: World) -> None:
+    for number in range(300):
+        world.write(f"{number}.txt", f"text number {number}")
+    between = []
+
+    def write(job: Callable[[], Any]) -> Any:
+        between.append(world.runtime.memory.counts()[0])
+        return job()
+
+    world.runtime.write = write
+    assert world.sync()["added"] == 300
+    assert between[1:-1] == sorted(set(between[1:-1]))
+    assert len(between) > 4
 
 
 def test_a_file_replaced_while_it_is_read_comes_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

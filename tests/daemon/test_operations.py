@@ -238,6 +238,32 @@ def test_one_source_away_does_not_affect_another(three: World, tmp_path: Path) -
     assert len(three.remembered()) == 4
 
 
+def test_a_source_taken_out_of_the_settings_stays_until_confirmed(three: World, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "o.txt").write_text("in the other one")
+    three.reopen(sources=(Source(path=three.docs), Source(path=other)))
+    three.sync()
+    three.reopen(sources=(Source(path=three.docs),))
+    report = three.sync()
+    assert (counts(report), list(report["alarms"])) == ({"unchanged": 3}, ["other"])
+    assert "no longer in the settings; its 1 documents stay" in report["alarms"]["other"]
+    assert len(three.remembered()) == 4
+    report = three.sync(confirm_deletes=True)
+    assert (counts(report), report["alarms"]) == ({"removed": 1, "unchanged": 3}, {})
+    assert len(three.remembered()) == 3
+
+
+def test_a_source_given_another_name_keeps_its_documents(three: World) -> None:
+    ids, embedded = three.ids(), three.embedded()
+    three.reopen(sources=(Source(path=three.docs, name="renamed"),))
+    report = three.sync()
+    assert (counts(report), report["alarms"]) == ({"moved": 3}, {})
+    assert (three.ids(), three.runtime.embedder.embedded) == (ids, 0)
+    assert embedded == 3
+    assert {one.source for one in three.runtime.memory.documents()} == {"renamed"}
+
+
 def test_a_dry_run_says_what_differs_and_changes_nothing(three: World) -> None:
     three.write("new.txt", "of another length")
     (three.docs / "b.txt").unlink()
@@ -567,7 +593,7 @@ def test_the_past_stays_what_it_was(poisoned: World) -> None:
     poisoned.sync()
     again = operations.search(poisoned.runtime, "text of b.txt", at="good")
     assert again["results"] == found["results"]
-    assert operations.rollback_plan(poisoned.runtime, "good")["changed"] == (str(poisoned.docs / "b.txt"),)
+    assert operations.rollback_plan(poisoned.runtime, "good")["changed"] == [str(poisoned.docs / "b.txt")]
 
 
 # --- errors that the process outlives --------------------------------------------------------------------------

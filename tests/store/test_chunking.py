@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from daemon.parsers import parse_bytes
-from store.chunking import chunk
+from store.chunking import chunk, text_of
 from store.types import Chunk, Section
 
 
@@ -64,6 +64,46 @@ def test_no_chunk_is_too_long_and_no_text_is_lost(sections, spans, tokens, overl
             while at < len(chunks) and letter not in chunks[at].text:
                 at += 1
             assert at < len(chunks)
+
+
+@given(SECTIONS, st.sampled_from([word_spans, byte_spans, context_spans]), st.integers(16, 64), st.integers(0, 64))
+@settings(max_examples=300, deadline=None)
+def test_chunks_put_together_again_are_the_text(sections, spans, tokens, overlap):
+    """Letter by letter; the headings, each once, are tried below."""
+    plain = [Section(section.text, (), section.page) for section in sections]
+    assert letters(text_of(chunk(plain, spans, tokens, overlap))) == letters("".join(one.text for one in plain))
+
+
+@pytest.mark.parametrize("overlap", [0, 4, 16, 30])
+@pytest.mark.parametrize("tokens", [24, 64, 200])
+def test_the_text_is_exact_where_it_is_cut_at_paragraphs_or_overlaps(tokens, overlap):
+    paragraphs = (f"Paragraph {i} says this.\n    It says that too,\nand {i} more:\n\n- a\n- b {i}" for i in range(60))
+    text = "\n\n".join(paragraphs)
+    found = text_of(chunk([Section(text, ("Manual", "Install"), 3)], word_spans, tokens, overlap))
+    expected = f"Manual\n\nInstall\n\n{text}"
+    assert found.split() == expected.split()
+    assert found == expected or overlap < tokens // 8
+
+
+def test_each_heading_stands_once_in_the_text():
+    long = "word " * 100
+    sections = [
+        Section("Before.", ()),
+        Section(long, ("A",)),
+        Section("tiny", ("A", "x")),
+        Section("tinier", ("A", "y")),
+        Section(long, ("A", "B", "C")),
+        Section(long, ("A", "B", "very " * 40 + "long")),
+        Section(long, ("D",), 2),
+        Section(long, ("D",), 3),
+    ]
+    found = text_of(chunk(sections, word_spans, 64, 16))
+    headings = [line for line in found.split("\n") if line and not line.startswith("word")]
+    assert headings == [
+        *("Before.", "A", "x", "tiny", "y", "tinier", "B", "C", ("very " * 40 + "long")),
+        "D",
+    ]
+    assert found.count("word") == 500
 
 
 @pytest.mark.parametrize("text", ["x" * 50_000, "漢字" * 20_000, "a b " * 20_000, "same line\n" * 20_000, "{};" * 9000])

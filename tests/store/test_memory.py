@@ -51,7 +51,8 @@ def test_a_move_keeps_id_text_and_vector(memory: Memory) -> None:
     after = memory.vectors.vectors(memory.generation, memory.head().version)
     assert all(np.array_equal(after[one], before[one]) for one in before)
     assert memory.counts() == (2, 4)
-    assert [(r.path, r.chunks) for r in memory.history("a")] == [("/docs/a", 2), ("/docs/elsewhere", 2)]
+    revisions = [served.revision for served in memory.past.history("a")]
+    assert [(one.path, one.chunks) for one in revisions] == [("/docs/a", 2), ("/docs/elsewhere", 2)]
 
 
 def test_filters_narrow_the_search(memory: Memory) -> None:
@@ -245,6 +246,32 @@ def test_a_rollback_cut_off_is_completed(
     assert {hold.document_id for hold in again.holds()} == {"a", "b"}
     again.close()
     assert texts(open_memory()) == {"a": ["alpha"]}
+
+
+def test_a_rollback_that_failed_is_not_made_up_for_by_a_later_start(
+    memory: Memory, open_memory: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(memory, a="alpha")
+    memory.snapshot("good")
+    remember(memory, b="beta")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    def fail(memory: Memory) -> None:
+        monkeypatch.setattr("store.snapshots.history.clear_intent", full)
+        with pytest.raises(OSError, match="disk full"):
+            memory.roll_back("good")
+        monkeypatch.undo()
+
+    fail(memory)
+    remember(memory, c="gamma")
+    memory.close()
+    again = open_memory()
+    assert texts(again).keys() == {"a", "b", "c"}
+    fail(again)
+    again.roll_back("good")
+    assert texts(again).keys() == {"a"}
 
 
 def test_a_head_that_is_gone_from_the_disk_stops_the_start(

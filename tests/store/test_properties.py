@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from store.embedding import HashingEmbedder
 from store.memory import Memory
+from store.retention import Policy
 from store.types import Batch, Chunk, Labels, Place, Rehome, Seen, Stat, Upsert
 from tests.store.conftest import Clock
 
@@ -203,10 +204,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.snapshots[f"before-adapter-{number:04d}"] = replace(self.past(), adapter=before)
         self.snapshots[f"adapter-{number:04d}"] = self.past()
 
-    @rule(data=st.data(), kind=st.sampled_from(["snapshot", "snapshot", "promote", "delete"]))
+    @rule(data=st.data(), kind=st.sampled_from(["snapshot", "snapshot", "promote", "delete", "prune"]))
     def name(self, data: st.DataObject, kind: str) -> None:
         if kind == "promote":
             self.promote()
+        elif kind == "prune":
+            self.prune(data)
         elif kind == "delete" and self.snapshots:
             self.delete_snapshot(data)
         else:
@@ -220,6 +223,18 @@ class StoreMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.snapshots)))
         self.memory.delete_snapshot(name)
         del self.snapshots[name]
+
+    def prune(self, data: st.DataObject) -> None:
+        """Killed with the rows gone and the tags still there, or not; the newest snapshot stays."""
+        policy = Policy(last=data.draw(st.integers(1, 4)))
+        newest = max(self.memory.snapshots(), key=lambda one: (one.head.move, one.created_at), default=None)
+        removed = {one.name for one in self.memory.past.judged(policy).removed}
+        if removed and data.draw(st.booleans()):
+            self.kill("store.snapshots.sweep_tags", lambda: self.memory.prune_snapshots(policy))
+        else:
+            self.memory.prune_snapshots(policy)
+        assert newest is None or newest.name not in removed
+        self.snapshots = {name: past for name, past in self.snapshots.items() if name not in removed}
 
     @precondition(lambda self: self.snapshots)
     @rule(data=st.data())
@@ -236,6 +251,7 @@ class StoreMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.snapshots)))
         before, target = self.past(), self.snapshots[name]
         known = {one.name for one in self.memory.snapshots()}
+        planned = self.memory.plan_rollback(name, only)
         if cut:
             self.kill("store.snapshots.history.reconcile", lambda: self.memory.roll_back(name, only))
         else:
@@ -244,6 +260,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.snapshots[safety] = before
         if only != "index":
             self.adapter = target.adapter
+        assert planned.difference.adapter == (before.adapter, self.adapter)
+        kept = {one.document_id: one.content for one in self.memory.holds()}
+        assert {one.document_id: one.content for one in planned.held}.items() <= kept.items()
+        assert not set(planned.freed) & {one.path for one in self.memory.holds()}
         if only == "model":
             return
         for document_id in self.live.keys() | target.live.keys():
@@ -363,6 +383,8 @@ class StoreMachine(RuleBasedStateMachine):
     def snapshots_never_change(self) -> None:
         """Invariant 4."""
         assert {one.name for one in self.memory.snapshots()} == self.snapshots.keys()
+        tags = self.memory.vectors.tags(self.memory.generation)
+        assert tags == {one.name: one.head.version for one in self.memory.snapshots()}
         for name in list(self.snapshots)[:1] + list(self.snapshots)[-1:]:
             assert self.past(name) == self.snapshots[name]
 
