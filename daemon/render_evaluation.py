@@ -162,7 +162,8 @@ def _figure(value: float | None, before: float | None, unit: str = "") -> str:
     """0.712, or 0.712 (+0.031) where there is something to compare with."""
     if value is None or before is None:
         return _value(value) + (unit if value is not None else "")
-    return f"{_value(value)}{unit} ({value - before:+.3f})"
+    moved_by = f"{value - before:+.3f}"
+    return f"{_value(value)}{unit} ({'=' if float(moved_by) == 0 else moved_by})"
 
 
 def _value(value: float | None) -> str:
