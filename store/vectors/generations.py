@@ -30,7 +30,9 @@ from store.vectors.rows import HIT_COLUMNS, fresh_rows, hit, is_in, matrix, reho
 
 PHRASE = re.compile(r'"([^"]*)"')
 INDEX_CACHE, METADATA_CACHE = 256 << 20, 128 << 20  # bytes
-REFUSALS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)))
+REFUSALS = tuple(
+    map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE))
+)
 SOURCE_LINE = re.compile(r", /\S+\.rs:\d+:\d+")  # of LanceDB's own code
 LARGEST_VERSION = 2**64 - 1  # minus the version: how Lance names its manifests
 CREATED = 3  # versions of a table that nothing was written to: made, and given its two first indices
@@ -53,11 +55,13 @@ def _of_table(method: Callable[Concatenate[Generations, str, P], R]) -> Callable
             if not isinstance(error, (RuntimeError, ValueError, OSError)) and type(error).__name__ != "RustPanic":
                 raise
             said = SOURCE_LINE.sub("", str(error))
+            if "conflict" in said.lower():  # with another writer, which there should not be
+                raise
             if any(reason in said for reason in REFUSALS):
                 raise DiskFailed(f"generation {generation} in {self.folder}: {said}") from error
             raise Corrupt(
                 f"generation {generation} in {self.folder} cannot be read ({said}); "
-                "roll back to a snapshot that can, or restore the state directory from a backup"
+                "if the disk is well, roll back to a snapshot that can, or restore the state directory from a backup"
             ) from error
 
     return call  # type: ignore[return-value]
