@@ -18,7 +18,9 @@ def take_lock(file: Path, refusal: str) -> FileLock:
     except Timeout:
         raise Locked(refusal) from None
     except OSError as error:
-        raise DiskFailed(f"{file} cannot be written: {error.strerror}") from error
+        raise DiskFailed(
+            f"{file.parent} cannot be written: {error.strerror}; mend that or use another folder"
+        ) from error
     return lock
 
 

@@ -21,6 +21,7 @@ LARGEST_BODY = 1 << 20  # bytes
 PATIENCE = 16  # times as much is read before the connection is cut
 BODY_SECONDS = 10.0  # for a body to arrive
 SEND_SECONDS = 60.0  # for a client to take a part of its answer
+OF_THE_SOCKET = frozenset({"/backup"})  # what only those may ask who can reach the socket
 
 
 class Door:
@@ -85,6 +86,11 @@ class Guard:
         if self._caller and (objection := self._caller.objection(headers)):
             code, why = objection
             await refusal(path, code, UsageError(why))(scope, receive, send)
+            return
+        if self._caller and path in OF_THE_SOCKET:
+            await refusal(path, 403, UsageError("it names a folder of this machine: ask over the socket"))(
+                scope, receive, send
+            )
             return
         if scope["method"] != "POST":
             await self._app(scope, receive, send)

@@ -73,7 +73,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, speaking: Path) -> Iterator
 
 def test_every_operation_is_described(served: Served) -> None:
     status, _, spec = over_socket(served.socket, "/openapi.json")
-    offered = {*operations.READ, *operations.WRITE, *operations.WRITE_IN_STEPS, "refresh"}
+    offered = {*operations.READ, *operations.WRITE, *operations.WRITE_IN_STEPS, "refresh", "backup"}
     posts = {path for path, methods in spec["paths"].items() if "post" in methods}
     assert status == 200
     assert posts == {f"/{name}" for name in offered} | {"/ask/stream", "/v1/chat/completions"}

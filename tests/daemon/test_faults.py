@@ -69,7 +69,7 @@ def test_a_read_only_state_directory(running: Running) -> None:
         for command in (["sync"], ["serve"]):
             refused = running.command(*command)
             assert refused.returncode == 1
-            assert refused.stderr == f"memex: {running.state} cannot be written: Read-only file system\n"
+            assert refused.stderr.startswith(f"memex: {running.state} cannot be written: Read-only file system; mend")
 
 
 def test_a_truncated_catalogue(running: Running) -> None:

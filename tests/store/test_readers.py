@@ -32,8 +32,8 @@ def test_readers_see_whole_states(memory: Memory, open_memory: Callable[..., Mem
 
 def write(memory: Memory, number: int) -> None:
     """Replace all documents; each chunk says the number of the write."""
-    texts = [f"write {number} chunk {chunk}" for chunk in range(CHUNKS)]
-    memory.commit(Batch(upserts=tuple(upsert(memory, name, *texts) for name in DOCUMENTS)))
+    texts = {one: [f"write {number} chunk {chunk} of {one}" for chunk in range(CHUNKS)] for one in DOCUMENTS}
+    memory.commit(Batch(upserts=tuple(upsert(memory, name, *texts[name]) for name in DOCUMENTS)))
 
 
 def read(memory: Memory) -> int:
