@@ -122,9 +122,9 @@ class Service:
                 self._one_step()
             except Corrupt as error:
                 self._ended_by = error
+                self.inbox.close()  # nobody may wait for what is not done any more
                 self.stop()
-                return
-            except Exception as error:  # what was acknowledged stands
+            except Exception as error:  # noqa: BLE001 - what was acknowledged stands
                 self._try_again(error)
             else:
                 if not len(self.inbox):

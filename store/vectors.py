@@ -27,7 +27,9 @@ from lancedb.index import BTree
 from store.errors import Corrupt, DiskFailed
 from store.types import Filters, Hit, Labels, Place, Rehome, Upsert, Vectors
 
-REFUSALS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)))
+REFUSALS = tuple(
+    map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE))
+)
 SOURCE_LINE = re.compile(r", /\S+\.rs:\d+:\d+")  # of LanceDB's own code
 OVERFETCH = 4  # times k: what boosts may reorder
 LARGEST_VERSION = 2**64 - 1  # minus the version: how Lance names its manifests
@@ -78,11 +80,13 @@ def _of_table(method: Callable[Concatenate[Generations, str, P], R]) -> Callable
             if not isinstance(error, (RuntimeError, ValueError, OSError)) and type(error).__name__ != "RustPanic":
                 raise
             said = SOURCE_LINE.sub("", str(error))
+            if "conflict" in said.lower():  # with another writer, which there should not be
+                raise
             if any(reason in said for reason in REFUSALS):
                 raise DiskFailed(f"generation {generation} in {self.folder}: {said}") from error
             raise Corrupt(
                 f"generation {generation} in {self.folder} cannot be read ({said}); "
-                "roll back to a snapshot that can, or restore the state directory from a backup"
+                "if the disk is well, roll back to a snapshot that can, or restore the state directory from a backup"
             ) from error
 
     return call  # type: ignore[return-value]
