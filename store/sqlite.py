@@ -26,7 +26,10 @@ def as_ours(error: BaseException | None, path: Path) -> MemexError | None:
     """What SQLite says of a disk or a file, as our error; None when it says something else."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in DAMAGED or any(word in str(error) for word in ("no such table", "no such column")):
-        return Corrupt(f"{path}: the catalogue cannot be read ({error}); restore the state directory from a backup")
+        return Corrupt(
+            f"{path}: the catalogue cannot be read ({error}); if the disk is well, restore the state directory from a "
+            "backup"
+        )
     if code in REFUSED:
         return DiskFailed(f"{path}: {error}")
     return None

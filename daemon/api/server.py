@@ -9,6 +9,7 @@ import socket
 import stat
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class Api:
         for _, thread in self._servers:
             thread.join(timeout=2 * ENDING_SECONDS)
         if self._servers:
-            self.socket.unlink(missing_ok=True)
+            with suppress(OSError):  # gone already, or the disk is
+                self.socket.unlink()
 
     def _serve(self, listening: socket.socket, app: Guard) -> None:
         config = uvicorn.Config(

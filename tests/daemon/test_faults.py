@@ -99,6 +99,33 @@ def test_acknowledged_state_that_is_gone_stops_the_daemon(running: Running) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("needs_power_cuts")
+def test_a_disk_that_is_gone(running: Running, tmp_path: Path) -> None:
+    """Every system call on it fails from one moment on; what was acknowledged before is there when it is back."""
+    image, left = mounts.ext4(tmp_path / "image"), tmp_path / "left"
+    with mounts.mounted("-o", "loop", image, at=running.state):
+        running.start()
+        running.write("second.md", "written before the disk was gone")
+        running.until(lambda: paths(running) == {"note.md", "second.md"})
+        mounts.cut(running.state, mounts.JOURNAL_LOST)
+        shutil.copyfile(image, left)
+        running.write("third.md", "written after the disk was gone")
+        assert running.daemon is not None
+        ended = running.daemon.poll
+        running.until(lambda: "writing failed" in running.log.read_text() or ended() is not None)
+        assert running.stop() in (0, 1)  # SQLite may take what it can no longer read for damaged: the daemon ends then
+        assert "Traceback" not in running.log.read_text()
+    with mounts.mounted("-o", "loop", left, at=running.state):
+        with reader(running, write=True) as runtime:
+            assert operations.doctor(runtime)["problems"] == []
+            listed = operations.documents(runtime)["documents"]
+            assert {os.path.basename(one["path"]) for one in listed} == {"note.md", "second.md"}
+        running.start()
+        running.until(lambda: paths(running) == {"note.md", "second.md", "third.md"})
+        assert running.stop() == 0
+
+
+@pytest.mark.slow
 def test_killed_at_random_times_under_load(running: Running) -> None:
     """While files are written, edited, renamed and removed, and snapshots made and rolled back to."""
     rng = random.Random(1)

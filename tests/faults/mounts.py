@@ -100,4 +100,4 @@ def _run(*command: str | Path) -> None:
 
 
 def _said(error: Exception) -> str:
-    return error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+    return error.stderr.splitlines()[0] if isinstance(error, subprocess.CalledProcessError) else str(error)
