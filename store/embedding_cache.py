@@ -102,7 +102,8 @@ class EmbeddingCache:
     def forget_all(self) -> None:
         """Remove everything, files included."""
         with self._lock:
-            self._db.close()
+            if self._is_open:
+                self._db.close()
             for suffix in ("", "-wal", "-shm", ".damaged"):
                 self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
             self._connect()

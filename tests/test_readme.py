@@ -43,7 +43,7 @@ def run(home: Path, command: str) -> subprocess.CompletedProcess[str]:
         "MEMEX_EMBEDDING__MODEL": "hashing",
         "MEMEX_INGEST__MAX_DELETE_SHARE": "1.0",
     }
-    command = command.replace("/mnt/backup", str(home / "backup"))
+    command = command.replace("/mnt/backup", str(home / "backup")).replace("2 hours ago", "1 second ago")
     if "restore" in command:
         command = f"rm -rf ~/.local/state/memex; {command}"
     if command.startswith("memex rollback") and "--dry-run" not in command:

@@ -198,7 +198,7 @@ def test_the_threshold_is_calibrated_with_the_right_passages_left_out(house: Wor
     found = done.metrics["threshold"]
     assert (found["answerable"], found["unanswerable"], found["left_out"]) == (6, 6, True)
     assert found["best"]["false_refusals"] == found["best"]["false_answers"] == 0.0
-    scores = [sorted(hit.score for hit in house.runtime.memory.search(text, 2).hits) for text in FACTS.values()]
+    scores = [sorted(hit.similarity for hit in house.runtime.memory.search(text, 2).hits) for text in FACTS.values()]
     assert max(low for low, _ in scores) < found["best"]["value"] < min(high for _, high in scores)
     assert found["now"]["value"] == house.settings.retrieval.min_score
     text = render_evaluation.evaluation(shapes.compared(done, None))
