@@ -41,7 +41,7 @@ def read_only(mount: Path) -> Iterator[None]:
 
 def full_at(megabytes: int) -> tuple[str, ...]:
     """What to mount for a file system that holds so much and no more."""
-    return ("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs")
+    return ("-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "tmpfs")
 
 
 def grow(mount: Path, megabytes: int) -> None:
