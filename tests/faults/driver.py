@@ -21,6 +21,7 @@ from tests.faults.disk import FAIL_FROM, FAIL_ONCE, Disk
 from tests.faults.picture import Picture, picture
 from tests.faults.steps import Steps
 
+USE = "use"
 FAULTS = (FAIL_ONCE, FAIL_FROM)
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 60  # a fork that hangs is ended, and the test fails
@@ -28,7 +29,7 @@ SECONDS = 60  # a fork that hangs is ended, and the test fails
 
 @dataclass(frozen=True)
 class Request:
-    """An action, or the opening alone, on a state directory; and where it is cut off.
+    """An action, the opening alone (None), or USE, on a state directory; and where it is cut off.
 
     `step` counts calls of the store, `call` system calls; 0 only counts.
     """
@@ -121,6 +122,12 @@ def _do(request: Request, steps: Steps, disk: Disk, said: BinaryIO) -> None:
         taken = steps.taken if request.call is None else disk.disarm()
         pickle.dump({"taken": taken}, said)
 
+    if request.action == USE:
+        try:
+            use(request.state)
+        except Exception as error:  # noqa: BLE001 - the test judges it
+            pickle.dump({"error": str(error), "error_kind": type(error).__name__}, said)
+        return
     if request.action is None:
         arm()
         open_memory(request.state, month=2)
@@ -145,6 +152,16 @@ def _do(request: Request, steps: Steps, disk: Disk, said: BinaryIO) -> None:
     if before is not None and found.same_but_safety(before):
         action.act(memory, ready)
     pickle.dump({"repeated": picture(memory)}, said)
+
+
+def use(state: Path) -> None:
+    """Start, read everything, write, roll back."""
+    with open_memory(state, month=2) as memory:
+        picture(memory)
+        memory.search("kept paragraph", 3)
+        for action in (ACTIONS["commit"], ACTIONS["rollback"]):
+            action.act(memory, action.ready(memory))
+        picture(memory)
 
 
 def main() -> None:
