@@ -109,20 +109,20 @@ def _left_after(sizes: Iterable[int], target: int) -> int:
 
 
 def missing_indices(table: Any) -> list[str]:
-    """A key and a full-text index from the start, a vector index once it pays."""
-    wanted = [KEY_INDEX, TEXT_INDEX, *([VECTOR_INDEX] if table.count_rows() >= VECTOR_INDEX_ROWS else [])]
+    """Those that a table has from the start and has not."""
     there = {index.name for index in table.describe_indices()}
-    return [name for name in wanted if name not in there]
+    return [name for name in (KEY_INDEX, TEXT_INDEX) if name not in there]
 
 
 def create_indices(table: Any) -> None:
-    """Make those that are missing."""
+    """Make those that are missing, and the vector index once it pays."""
     missing = missing_indices(table)
     if KEY_INDEX in missing:
         table.create_scalar_index("document_id", "BTREE", name=KEY_INDEX)
     if TEXT_INDEX in missing:
         create_text_index(table)
-    if VECTOR_INDEX in missing:
+    has_vectors = any(index.name == VECTOR_INDEX for index in table.describe_indices())
+    if not has_vectors and table.count_rows() >= VECTOR_INDEX_ROWS:
         table.create_index("vector", "IVF_SQ", name=VECTOR_INDEX, metric="cosine")
 
 
