@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from daemon.settings import Settings, Source
 from store.errors import ConfigError
 
-__all__ = ["Settings", "Source", "check", "find_file", "fingerprint", "load", "locate_line", "show", "socket_path"]
+__all__ = ["Settings", "Source", "check", "find_file", "load", "locate_line", "show", "socket_path", "token_path"]
 
 KeyPath = tuple[str | int, ...]
 
@@ -89,15 +88,14 @@ def show(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[st
     return {"settings": settings.model_dump(mode="json"), "origins": origins}
 
 
-def fingerprint(settings: Settings) -> str:
-    """Equal exactly when every setting is equal."""
-    canonical = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
-    return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
-
-
 def socket_path(settings: Settings) -> Path:
     """Where the daemon listens: as set, else in the state directory, where a command line with the same file looks."""
     return Path(settings.api.socket) if settings.api.socket else settings.state_dir / "run" / "memex.sock"
+
+
+def token_path(settings: Settings) -> Path:
+    """Where the token for TCP lies: as set, else in the state directory."""
+    return Path(settings.api.token_file) if settings.api.token_file else settings.state_dir / "token"
 
 
 def locate_line(text: str, key: KeyPath) -> int | None:
@@ -223,6 +221,8 @@ def _anchor(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     for source in sources if isinstance(sources, list) else ():
         absolute(source, "path")
     absolute(values.get("api"), "socket")
+    absolute(values.get("backup"), "dir")
+    absolute(values.get("api"), "token_file")
     for section in ("embedding", "generator"):
         absolute(values.get(section), "model", r"[~/]|\.\.?/")
     return values

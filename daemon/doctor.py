@@ -1,71 +1,71 @@
-"""Checking that head, tables, catalogue, snapshots and adapters agree with each other."""
+"""Checking that head, tables, catalogue, snapshots, adapters and installation agree; mending what can be mended."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from daemon.collisions import foreign_providers
 from daemon.runtime import Runtime
+from store import checks
+from store.checks import FROM_BACKUP, Problem
 from store.errors import MemexError
 from store.memory import Memory
-from store.types import Head
-from trainers.lora import read_card
+from trainers.lora import verify
 
 
-def doctor(runtime: Runtime) -> dict[str, Any]:
-    """Check all that can be checked on disk. Changes nothing."""
-    memory = runtime.memory
-    checks = {
-        "packages": _packages(),
-        "head": _state(memory, memory.head(), "the head"),
-        "snapshots": _snapshots(memory),
-        "adapters": _adapters(memory),
+def doctor(runtime: Runtime, read_data: bool = False) -> dict[str, Any]:
+    """Check all that can be checked on disk; with `read_data` read and verify all of it. Changes nothing."""
+    return _told(_examine(runtime, read_data), [])
+
+
+def repair(runtime: Runtime, read_data: bool = False) -> dict[str, Any]:
+    """Mend what can be mended without loss, and say what was and what is left."""
+    mended = []
+    for name, problems in _examine(runtime, read_data).items():
+        for problem in problems:
+            if problem.mend:
+                problem.mend()
+                mended.append(f"{name}: {problem.what}")
+    return _told(_examine(runtime, read_data), mended)
+
+
+def _examine(runtime: Runtime, read_data: bool) -> dict[str, list[Problem]]:
+    found = checks.check(runtime.memory, read_data=read_data)
+    found["packages"] = list(_packages())
+    found["adapters"] = list(_adapters(runtime.memory))
+    return found
+
+
+def _told(found: dict[str, list[Problem]], mended: list[str]) -> dict[str, Any]:
+    problems = [(name, problem) for name, problems in found.items() for problem in problems]
+    return {
+        "checked": len(found),
+        "problems": [f"{name}: {problem.what}" for name, problem in problems],
+        "mendable": sum(problem.mend is not None for _, problem in problems),
+        "mended": mended,
     }
-    problems = [f"{name}: {problem}" for name, found in checks.items() for problem in found]
-    return {"checked": len(checks) + len(memory.snapshots()), "problems": problems}
 
 
-def _packages() -> Iterator[str]:
+def _packages() -> Iterator[Problem]:
     for package, others in foreign_providers().items():
-        yield f"{', '.join(others)} also provides a package named {package!r}; uninstall it or use a venv of its own"
+        yield Problem(
+            f"{', '.join(others)} also provides a package named {package!r}; uninstall it or use a venv of its own"
+        )
 
 
-def _state(memory: Memory, head: Head, name: str) -> Iterator[str]:
-    """Invariant 1: the table has exactly the chunks of the catalogue's live revisions."""
-    try:
-        on_disk = memory.vectors.table_of_contents(head.generation, head.version)
-    except MemexError as error:
-        yield f"{name}: {error}"
-        return
-    wanted = {
-        document_id: (revision.content, revision.path, revision.chunks)
-        for document_id, revision in memory.live_at(head).items()
-        if revision.chunks
-    }
-    for document_id in sorted(wanted.keys() | on_disk.keys()):
-        if wanted.get(document_id) != on_disk.get(document_id):
-            yield (
-                f"{name}: document {document_id}: the catalogue says {wanted.get(document_id)}, "
-                f"version {head.version} has {on_disk.get(document_id)}"
-            )
-
-
-def _snapshots(memory: Memory) -> Iterator[str]:
-    tags: dict[str, dict[str, int]] = {}
-    for snapshot in memory.snapshots():
-        generation = snapshot.head.generation
-        if generation not in tags:
-            tags[generation] = memory.vectors.tags(generation)
-        if tags[generation].get(snapshot.name) != snapshot.head.version:
-            yield f"snapshot {snapshot.name}: its version {snapshot.head.version} is not tagged and may be pruned"
-        yield from _state(memory, snapshot.head, f"snapshot {snapshot.name}")
-
-
-def _adapters(memory: Memory) -> Iterator[str]:
-    heads = [memory.head(), *(snapshot.head for snapshot in memory.snapshots())]
-    for adapter in sorted({head.adapter for head in heads if head.adapter is not None}):
+def _adapters(memory: Memory) -> Iterator[Problem]:
+    """Invariant 7: what serves or may serve again is whole; and no directory is there that nothing names."""
+    states = [memory.head(), *(snapshot.head for snapshot in memory.snapshots())]
+    for adapter in sorted({head.adapter for head in states if head.adapter is not None}):
         try:
-            read_card(memory.adapter_folder(adapter))
+            verify(memory.adapter_folder(adapter))
         except MemexError as error:
-            yield f"adapter {adapter}: {error}"
+            yield Problem(f"adapter {adapter}: {error}; {FROM_BACKUP}")
+    named = {memory.adapter_folder(one).name for one in memory.journal.adapters()}
+    folder = memory.state_dir / "adapters"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name not in named:
+            yield Problem(f"{path} is of no adapter that memory knows", partial(shutil.rmtree, path))

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from daemon.ingest import Dirty
+from store.errors import Stopping
 
 MOST_PATHS = 20_000  # marks kept; past it a source is swept again instead
 
@@ -70,7 +71,7 @@ class Inbox:
         future: Future[Any] = Future()
         with self._changed:
             if self.closed:
-                future.set_exception(RuntimeError("memex is stopping"))
+                future.set_exception(Stopping("memex is stopping; ask again when it is back"))
             else:
                 self._jobs.append((job, future))
                 self._changed.notify()
@@ -81,7 +82,7 @@ class Inbox:
         with self._changed:
             self.closed = True
             while self._jobs:
-                self._jobs.popleft()[1].set_exception(RuntimeError("memex is stopping"))
+                self._jobs.popleft()[1].set_exception(Stopping("memex is stopping; ask again when it is back"))
             self._changed.notify_all()
 
     # --- taking ------------------------------------------------------------------------------------------------

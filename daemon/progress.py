@@ -47,6 +47,9 @@ class Bar:
             self._progress.start()
         self._progress.update(self._task, completed=done, total=total, text=text)
 
+    def draw_files(self, done: int, total: int) -> None:
+        self.draw(done, total, "files")
+
     def draw_status(self, status: dict[str, Any]) -> None:
         """What a daemon's status says of a sync or a refresh under way."""
         if syncing := status.get("syncing"):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from daemon.citations import MARK
 from daemon.runtime import Runtime
 from store.errors import TrainingFailed
-from store.types import Example, Head, Retrieval
+from store.types import Ended, Example, Head, Retrieval
 from trainers import cycle, gate, lora
 from trainers.child import run_child
 from trainers.examples import Answered, Recipe, build
@@ -67,7 +67,7 @@ def refresh(
         )
     except Exception as error:
         reason = str(error)
-        write(lambda: memory.journal.end_run(run, decision="failed", reason=reason))
+        write(lambda: memory.journal.end_run(Ended(run, "failed", reason)))
         raise
     finally:
         shutil.rmtree(folder / cycle.ADAPTER, ignore_errors=True)  # moved away by then, if it is to be kept
@@ -173,9 +173,11 @@ def _conclude(
     kept.parent.mkdir(exist_ok=True)
     shutil.rmtree(kept, ignore_errors=True)  # of a run that was killed before its adapter had a row
     os.rename(folder / cycle.ADAPTER, kept)
+    how = Ended(run, outcome, reason, adapter, examples, metrics)
     if outcome == "promote":
-        memory.promote(adapter)
-    memory.journal.end_run(run, decision=outcome, reason=reason, adapter=adapter, examples=examples, metrics=metrics)
+        memory.promote(adapter, how)
+    else:
+        memory.journal.end_run(how)
     ended = memory.journal.run(run)
     assert ended.finished_at is not None
     return {

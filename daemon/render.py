@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
+
+from daemon.wording import change, local, model, moved, shortened, where
 
 Json = dict[str, Any]
 
@@ -27,11 +30,10 @@ def sync(done: Json) -> str:
 
 def status(found: Json) -> str:
     head = found["head"]
-    adapter = "base model" if head["adapter"] is None else f"adapter {head['adapter']}"
     lines = [
         f"daemon      {'running, ' + str(found['watch_mode']) + ' watch' if found['running'] else 'not running'}",
-        f"head        generation {head['generation']}, version {head['version']}, {adapter}",
-        f"changed     {_local(found['changed_at'])}",
+        f"head        generation {head['generation']}, version {head['version']}, {model(head['adapter'])}",
+        f"changed     {local(found['changed_at'])}",
         f"documents   {found['documents']} with {found['chunks']} chunks; "
         f"{found['failed']} failed, {found['held']} held, {found['queue']} waiting",
         *_pace(found),
@@ -44,13 +46,20 @@ def status(found: Json) -> str:
     if done := found.get("maintenance"):
         lines.append(
             f"upkeep      {done['fragments']} fragments, {done['versions']} versions, {done['unindexed']} chunks not "
-            f"indexed yet; {done['pruned']} versions pruned in {done['seconds']:.2f} s ({_local(done['at'])})"
+            f"indexed yet; {done['pruned']} versions pruned in {done['seconds']:.2f} s ({local(done['at'])})"
         )
     if last := found["last_refresh"]:
-        lines.append(f"refresh     {last['run']}: {last['decision']}, {last['reason']} ({_local(last['finished_at'])})")
+        lines.append(f"refresh     {last['run']}: {last['decision']}, {last['reason']} ({local(last['finished_at'])})")
+    if last := found["last_backup"]:
+        good = last["last_ok"]
+        since = f"; the last good one: {local(good['at'])} to {good['dir']}" if good else ""
+        ended = f"to {last['dir']}" if last["ok"] else f"FAILED: {last['error']}{since}"
+        lines.append(f"backup      {ended} ({local(last['at'])})")
     if now := found.get("refreshing"):
         lines.append(f"refreshing  {now.get('stage')} {now.get('done')}/{now.get('total')}")
-    lines += [f"next        {name} at {_local(when)}" for name, when in found.get("next_jobs", {}).items()]
+    if now := found.get("backing_up"):
+        lines.append(f"backing up  {now['done']}/{now['total']} files")
+    lines += [f"next        {name} at {local(when)}" for name, when in found.get("next_jobs", {}).items()]
     return "\n".join(lines)
 
 
@@ -63,24 +72,35 @@ def _pace(found: Json) -> list[str]:
 
 def search(found: Json) -> str:
     if not found["results"]:
-        return f"nothing found in {_where(found)}"
+        return f"nothing found in {where(found)}"
     parts = [
-        f"{number}. {hit['location']}  {hit['score']:.3f}\n" + textwrap.indent(_shortened(hit["text"]), "   ")
+        f"{number}. {hit['location']}  {hit['score']:.3f}\n" + textwrap.indent(shortened(hit["text"]), "   ")
         for number, hit in enumerate(found["results"], start=1)
     ]
-    return "\n".join([*parts, f"-- {_where(found)}, {found['seconds']:.3f} s"])
+    return "\n".join([*parts, f"-- {where(found)}, {found['seconds']:.3f} s"])
 
 
 def ask(found: Json) -> str:
-    lines = [found["answer"], ""]
+    return str(found["answer"]) + after_answer(found["answer"], found)
+
+
+def after_answer(said: str, found: Json) -> str:
+    """What is to be read after `said`, the model's words as they came: what the check made of them, and the citations.
+
+    If the answer as checked begins with them, its rest comes first.
+    """
+    answer, said = str(found["answer"]), said.strip()
+    lines = [answer.removeprefix(said) if answer.startswith(said) else "", ""]
+    if not answer.startswith(said) and not found["citations"]:
+        lines += [f"{answer} No passage holds what was said above."]
     for citation in found["citations"]:
         lines.append(f"[{citation['number']}] {citation['location']}")
-        lines.append(textwrap.indent(_shortened(citation["quote"]), "    "))
+        lines.append(textwrap.indent(shortened(citation["quote"]), "    "))
     if not found["citations"] and found["results"]:
         lines += ["nearest passages:", *(f"  {hit['location']}  {hit['score']:.3f}" for hit in found["results"])]
     lines += [f"({remark})" for remark in found["remarks"]]
-    model = "base model" if found["adapter"] is None else f"adapter {found['adapter']}"
-    lines.append(f"-- {_where(found)}, {model}, {found['seconds']:.1f} s; retrieval {found['retrieval_id']}")
+    kept = found["retrieval_id"] or "-"
+    lines.append(f"-- {where(found)}, {model(found['adapter'])}, {found['seconds']:.1f} s; retrieval {kept}")
     return "\n".join(lines)
 
 
@@ -89,33 +109,39 @@ def documents(found: Json) -> str:
     for one in found["documents"]:
         lines.append(f"{one['state']:<7}{one['chunks']:>5} chunks  {one['path']}")
         if one["error"]:
-            again = f"next {_local(one['next_try_at'])}" if one["next_try_at"] else "due now"
+            again = f"next {local(one['next_try_at'])}" if one["next_try_at"] else "due now"
             tried = "" if one["state"] == "skipped" else f" (tried {one['tries']} times, {again})"
             lines.append(f"       {one['error']}{tried}")
         if one.get("held"):
             lines.append(f"       {one['held']}")
+    lines += [f"-- {where(found)}"] if "as_of" in found else []
     return "\n".join(lines) or "none"
 
 
 def show(found: Json) -> str:
     lines = [documents({"documents": [found]}), f"       id {found['document_id']}"]
     for one in found.get("history", []):
-        until = "now" if one["until"] is None else f"move {one['until']}"
+        until = "now" if one["until"] is None else local(one["until_at"])
+        gone = "" if one["version"] is not None else "; its text is gone"
         lines.append(
-            f"       move {one['since']} to {until}: content {one['content'][:12]}, {one['chunks']} chunks, "
-            f"file of {_local(one['modified_at'])}, {one['path']}"
+            f"{one['number']:>6} {local(one['since_at'])} to {until} ({one['reason']}): content "
+            f"{one['content'][:12]}, {one['chunks']} chunks, file of {local(one['modified_at'])}, {one['path']}{gone}"
         )
     for hit in found["passages"]:
         place = f"page {hit['page']}" if hit["page"] else " > ".join(hit["headings"])
         lines += [f"--- {hit['position']} {place}".rstrip(), hit["text"]]
+    lines += [f"-- {where(found)}"] if "as_of" in found else []
     return "\n".join(lines)
 
 
+def diff(found: Json) -> str:
+    return "\n".join(found["diff"]) or "no difference"
+
+
 def snapshot(one: Json) -> str:
-    model = "base model" if one["adapter"] is None else f"adapter {one['adapter']}"
     return (
-        f"{one['name']}  version {one['version']}, {one['documents']} documents, {one['chunks']} chunks, {model}, "
-        f"{_local(one['created_at'])}, {one['reason']}"
+        f"{one['name']}  version {one['version']}, {one['documents']} documents, {one['chunks']} chunks, "
+        f"{model(one['adapter'])}, {local(one['created_at'])}, {one['reason']}{', pinned' if one['pinned'] else ''}"
     )
 
 
@@ -128,9 +154,41 @@ def snapshot_show(found: Json) -> str:
 
 
 def plan(found: Json) -> str:
-    lines = [f"{word:<9}{path}" for word in ("out", "back", "changed") for path in found[word]]
-    model = "base model" if found["adapter"] is None else f"adapter {found['adapter']}"
-    return "\n".join([*lines, f"serving  {model}"])
+    lines = [f"{word:<11} {path}" for word in ("out", "back", "changed") for path in found[word]]
+    lines += [f"moved       {one['from']} -> {one['to']}" for one in found["moved"]]
+    lines += [f"relabelled  {path}" for path in found["relabelled"]]
+    lines = lines or ["the same documents"]
+    lines += [f"held        {one['path']}: {one['reason']}" for one in found["held"]]
+    lines += [f"freed       {path}" for path in found["freed"]]
+    lines.append(f"serving     {change(found['adapter'], model)}")
+    for key, pair in found["settings"].items():
+        lines.append(f"setting     {key} stays {json.dumps(pair['from'])}; then it was {json.dumps(pair['to'])}")
+    return "\n".join(lines)
+
+
+def difference(found: Json) -> str:
+    lines = [f"from {where(found['from'])}", f"to   {where(found['to'])}"]
+    for word in ("added", "removed", "changed", "relabelled"):
+        lines += [f"{word:<11} {one['path']}" for one in found[word]]
+    lines += [f"moved       {one['from']} -> {one['to']}" for one in found["moved"]]
+    if not any(found[word] for word in ("added", "removed", "changed", "relabelled", "moved")):
+        lines.append("the same documents")
+    lines.append(f"serving     {change(found['adapter'], model)}")
+    if found["generation"]["from"] != found["generation"]["to"]:
+        lines.append(f"generation  {change(found['generation'], str)}")
+    for key, pair in found["settings"].items():
+        lines.append(f"setting     {key}: {json.dumps(pair['from'])} -> {json.dumps(pair['to'])}")
+    for one in found["queries"]:
+        lines.append(f"query: {one['query']}")
+        lines += [f"  {moved(result['rank'])} {result['location']}" for result in one["results"]]
+    return "\n".join(lines)
+
+
+def prune(found: Json) -> str:
+    word = "would remove" if found["dry_run"] else "removed"
+    lines = [f"{'keep':<12} {one['name']}: {', '.join(one['reasons'])}" for one in found["kept"]]
+    lines += [f"{word:<12} {one['name']}  {local(one['created_at'])}, {one['reason']}" for one in found["removed"]]
+    return "\n".join([*lines, f"{len(found['kept'])} kept, {len(found['removed'])} {word}"])
 
 
 def rollback(done: Json) -> str:
@@ -180,7 +238,7 @@ def refresh(done: Json) -> str:
 
 def refresh_list(found: Json) -> str:
     lines = [
-        f"{one['run']:>4}  {_local(one['started_at'])}  {one['decision']:<12} adapter {one['adapter'] or '-'}  "
+        f"{one['run']:>4}  {local(one['started_at'])}  {one['decision']:<12} adapter {one['adapter'] or '-'}  "
         f"{one['trigger']}; {one['reason']}"
         for one in found["runs"]
     ]
@@ -188,28 +246,35 @@ def refresh_list(found: Json) -> str:
 
 
 def doctor(found: Json) -> str:
-    lines = [f"PROBLEM  {problem}" for problem in found["problems"]]
-    return "\n".join([*lines, f"{found['checked']} things checked, {len(found['problems'])} problems"])
+    lines = [f"mended   {problem}" for problem in found["mended"]]
+    lines += [f"PROBLEM  {problem}" for problem in found["problems"]]
+    hint = f"; `memex doctor --repair` mends {found['mendable']} of them" if found["mendable"] else ""
+    return "\n".join([*lines, f"{found['checked']} things checked, {len(found['problems'])} problems{hint}"])
+
+
+def backup(done: Json) -> str:
+    return (
+        f"backed up to {done['dir']} in {done['seconds']:.1f} s: {done['files']} files, {_size(done['bytes'])}; "
+        f"copied {done['copied_files']} ({_size(done['copied_bytes'])}), removed {done['removed']}"
+    )
+
+
+def restore(done: Json) -> str:
+    head = done["head"]
+    adapter = "base model" if head["adapter"] is None else f"adapter {head['adapter']}"
+    return (
+        f"restored from {done['from']} in {done['seconds']:.1f} s: {done['files']} files, {_size(done['bytes'])}; "
+        f"head: generation {head['generation']}, version {head['version']}, {adapter}\n"
+        "`memex doctor` checks it; `memex sync` or `memex serve` takes in what changed since"
+    )
 
 
 def settings(found: Json) -> str:
-    import json
-
     return json.dumps(found, indent=2)
 
 
-def _where(found: Json) -> str:
-    name = f"snapshot {found['snapshot']}, " if found["snapshot"] else ""
-    return f"{name}version {found['version']} of {_local(found['as_of'])}"
-
-
-def _local(text: str | None) -> str:
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S") if text else "never"
-
-
-def _shortened(text: str, lines: int = 4) -> str:
-    kept = [line for line in text.splitlines() if line.strip()]
-    return "\n".join([*kept[:lines], *(["..."] if len(kept) > lines else [])])
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _number(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,16 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from daemon.config import fingerprint
 from daemon.ingest import Dirty, Report, ingest, sweep
 from daemon.parse import ParserProcess
 from daemon.parsers import PARSER_VERSION
 from daemon.scan import Differences, place, scan
 from daemon.settings import Settings, Source
+from daemon.turns import Turns
 from store.chunking import CHUNKER_VERSION
 from store.embedding import Embedder, open_embedder
 from store.maintenance import Upkeep
 from store.memory import Memory
+from store.search import Ranking
 from store.types import Batch
 from trainers.model import LanguageModel, resolve
 
@@ -68,23 +68,17 @@ class Runtime:
     """Opened for writing it may ingest, roll back and refresh; see `Memory`. Close it in the end."""
 
     def __init__(self, settings: Settings, *, write: bool) -> None:
-        """Raises what `Memory` raises, and MissingModel."""
+        """Raises what `Memory` and `embedder` raise."""
         self.settings = settings
-        limits, embedding = settings.limits, settings.embedding
-        self.embedder = open_embedder(
-            embedding.model,
-            device=embedding.device,
-            batch_tokens=embedding.batch_tokens,
-            threads=limits.threads,
-            cpu_share=limits.cpu_share,
-        )
+        self.embedder = embedder(settings)
         self.memory = Memory(
             settings.state_dir,
             self.embedder,
             write=write,
             generation=generation(settings, self.embedder),
-            config=fingerprint(settings),
-            cache_mb=embedding.cache_mb,
+            settings=settings.model_dump(mode="json"),
+            cache_mb=settings.embedding.cache_mb,
+            ranking=Ranking(settings.retrieval.mode, settings.retrieval.text_weight),
         )
         self.parser = ParserProcess(seconds=settings.ingest.parse_seconds, memory_mb=settings.ingest.parse_memory_mb)
         self.batch_seconds = settings.ingest.batch_seconds
@@ -97,7 +91,7 @@ class Runtime:
         self.pace = Pace()
         self.upkeep: Upkeep | None = None  # the latest, in this process
         self._model: LanguageModel | None = None
-        self._generating = threading.Lock()
+        self.turns = Turns()  # with the language model
         self._embedded_per_second = 20.0  # a first guess; measured from the first batch on
 
     def close(self) -> None:
@@ -105,12 +99,17 @@ class Runtime:
         self.memory.close()
 
     def models_dir(self) -> Path:
-        return self.settings.state_dir / "models"
+        return models_dir(self.settings)
 
-    def with_model(self, use: Callable[[Callable[[], LanguageModel]], Any]) -> Any:
-        """Run `use`, one at a time, with a function that gives the loaded language model."""
-        with self._generating:
-            return use(self._load)
+    def with_model(
+        self,
+        use: Callable[[Callable[[], LanguageModel], Callable[[], bool]], Result],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Result:
+        """Run `use`, one at a time, with a function that gives the loaded language model and one that says whether
+        to stop. Raises what `Turns.take` raises."""
+        with self.turns.take(stop):
+            return use(self._load, lambda: self.turns.closed or stop())
 
     def source(self, name: str) -> Source:
         return next(source for source in self.settings.sources if source.name == name)
@@ -216,8 +215,27 @@ class Runtime:
         return self._model
 
 
+def models_dir(settings: Settings) -> Path:
+    """Where converted models are kept."""
+    return settings.state_dir / "models"
+
+
+def embedder(settings: Settings) -> Embedder:
+    """The embedder that the settings ask for. Raises MissingModel, and ConfigError if its backend is not installed."""
+    return open_embedder(
+        settings.embedding.model,
+        device=settings.embedding.device,
+        backend=settings.embedding.backend,
+        batch_tokens=settings.embedding.batch_tokens,
+        threads=settings.limits.threads,
+        cpu_share=settings.limits.cpu_share,
+        models=models_dir(settings),
+    )
+
+
 def generation(settings: Settings, embedder: Embedder) -> dict[str, Any]:
-    """How chunks and vectors are made: what changes any of it makes another generation."""
+    """How chunks and vectors are made: what changes any of it makes another generation. The backend that computes the
+    vectors does not; see `SentenceTransformerEmbedder`."""
     return {
         "parser": PARSER_VERSION,
         "chunker": CHUNKER_VERSION,

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathspec import GitIgnoreSpec
 
 from daemon.settings import Source
-from store.types import Known, Labels, Place, Stat
+from store.types import LONGEST_PAUSE, Known, Labels, Place, Stat
 
 # Never documents: version control's own files, dependencies, caches, and what editors leave while they save.
 ALWAYS_EXCLUDED = (
@@ -186,7 +186,9 @@ def is_settled(known: Known, stat: Stat, wanted: Labels, now: datetime) -> bool:
     if known.skipped:
         return True
     if known.error is not None:
-        return known.next_try_at is not None and (known.tries >= MOST_TRIES or now < known.next_try_at)
+        due = known.next_try_at
+        # No pause is longer than the longest: what is due later was dated before the clock was set back.
+        return due is not None and (known.tries >= MOST_TRIES or now < due <= now + LONGEST_PAUSE)
     if known.content is None:
         return False
     if known.held and known.held_content == known.content:

@@ -19,17 +19,17 @@ from concurrent.futures import Future
 from typing import Any
 
 from daemon import notify, operations
-from daemon.api import SocketServer, build
-from daemon.config import socket_path
+from daemon.api.server import Api
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
+from daemon.operations.backups import backup
 from daemon.refresh import plan, refresh
 from daemon.runtime import Progress, Runtime
 from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
 from daemon.settings import Settings
 from daemon.watcher import Watched, Watcher
-from store.errors import UsageError
+from store.errors import Corrupt, MemexError, UsageError
 from store.maintenance import Upkeep
 from store.summary import summarise
 
@@ -38,6 +38,7 @@ log = logging.getLogger("memex")
 CLOSED_DELAY = 0.05  # seconds; after a close event a file stands still
 GONE_DELAY = 0.3  # what is gone may be on its way back: editors save by rename
 CHECK_SECONDS = 15.0  # how often the watcher is looked after
+AGAIN = 5.0  # seconds until the writer tries again after the disk refused
 LOOK_SECONDS = 60.0  # how often new retrievals are counted
 
 
@@ -57,43 +58,57 @@ class Service:
         self._progress: Progress | None = None
         self._refreshing = threading.Lock()
         self._refresh_progress: dict[str, Any] | None = None
+        self._backing_up = threading.Lock()
+        self._backup_progress: dict[str, int] | None = None
         self._ingested = Report()
         self._unsettled: dict[Dirty, float] = {}  # since when a path has been waiting to stand still
         self._in_hand = 0  # paths taken from the inbox and not committed yet
+        self._trouble: str | None = None  # why nothing can be written
+        self._ended_by: Corrupt | None = None
         self.watcher = Watcher(
             [Watched(source.name, bytes(source.path), source.poll) for source in settings.sources],
             self._on_dirty,
             self._on_rescan,
         )
         self.scheduler = Scheduler()
-        self.server = SocketServer(build(self._operations(), self.status), socket_path(settings))
+        self.api = Api(self._operations(), self.status, settings)
         self._writer = threading.Thread(target=self._write, name="writer")
 
     # --- the life of a daemon ----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Start all parts, wait for `stop`, and end them in an order that loses nothing."""
+        """Start all parts, wait for `stop`, and end them in an order that loses nothing.
+
+        Raises Corrupt when what was acknowledged cannot be read: writing on would make it worse.
+        """
+        self.api.bind()  # first, as it may fail; who asks already waits until the rest is up
         self.watcher.start()
         for source in self.settings.sources:  # what happened before the watcher started
             self.inbox.sweep(source.name)
         self._schedule()
         self._writer.start()
         self.scheduler.start()
-        self.server.start()
+        self.api.start()
         notify.ready(f"watching {len(self.settings.sources)} sources")
-        log.info("memex serves %s on %s", self.settings.state_dir, self.server.socket)
+        log.info("memex serves %s on %s", self.settings.state_dir, self.api.socket)
         while not self._stop.wait(notify_pause()):
             notify.watchdog()
         notify.stopping()
         log.info("stopping: the commit under way is finished first")
+        self.api.refuse()
+        self.runtime.turns.close()
         self.watcher.stop()
         self.scheduler.stop()
         with self._refreshing:  # its child sees `_stop` and ends; what it records goes through the writer
             self.inbox.close()
+        with self._backing_up:  # it sees `_stop`; what it copied so far it need not copy again
+            pass
         self._writer.join()
-        self.server.stop()
+        self.api.stop()
         self.runtime.close()
         log.info("stopped")
+        if self._ended_by is not None:
+            raise self._ended_by
 
     def stop(self) -> None:
         """Ask `run` to end; safe in a signal handler."""
@@ -106,6 +121,7 @@ class Service:
             self.scheduler.every(f"rescan {source.name}", rescan, functools.partial(self.inbox.sweep, source.name))
         self.scheduler.every("watcher", CHECK_SECONDS, self.watcher.check)
         self.scheduler.cron("snapshot", settings.snapshots.schedule, lambda: self.inbox.submit(self._snapshot))
+        self.scheduler.cron("backup", settings.backup.schedule, self._backup_aside)
         if settings.refresh.learn:
             self.scheduler.cron("refresh", settings.refresh.schedule, lambda: self._refresh_aside("schedule"))
             self.scheduler.every("retrievals", LOOK_SECONDS, self._refresh_if_asked_enough)
@@ -119,12 +135,22 @@ class Service:
             self.inbox.wait(timeout=1.0)
             try:
                 self._one_step()
-            except Exception:
-                # The disk is full, a file system went read-only: what was acknowledged stands. Try again later.
-                log.exception("writing failed; trying again in 5 seconds")
-                for source in self.settings.sources:
-                    self.inbox.sweep(source.name, 5.0)
-                self._stop.wait(5.0)
+            except Corrupt as error:
+                self._ended_by = error
+                self.inbox.close()  # nobody may wait for what is not done any more
+                self.stop()
+            except Exception as error:  # noqa: BLE001 - what was acknowledged stands
+                self._try_again(error)
+            else:
+                if not len(self.inbox):
+                    self._trouble = None
+
+    def _try_again(self, error: Exception) -> None:
+        self._trouble = f"writing failed, it is tried again every {AGAIN:.0f} seconds: {error}"
+        log.error(self._trouble, exc_info=not isinstance(error, MemexError))
+        for source in self.settings.sources:
+            self.inbox.sweep(source.name, AGAIN)
+        self._stop.wait(AGAIN)
 
     def _one_step(self) -> None:
         """A job that someone waits for, then what someone changes now; when there is neither, sweeps and backfill."""
@@ -205,10 +231,13 @@ class Service:
         self.inbox.sweep(source, self.settings.ingest.settle_seconds)
 
     def _snapshot(self) -> None:
-        """The scheduled snapshot; none when nothing changed since the last."""
-        latest = self.runtime.memory.snapshots()[-1:]
-        if not latest or latest[0].head.move != self.runtime.memory.head().move:
-            self.runtime.memory.snapshot(reason="schedule")
+        """The scheduled snapshot, none when this state has one; then those go that are not to be kept."""
+        memory, move = self.runtime.memory, self.runtime.memory.head().move
+        if all(one.head.move != move for one in memory.snapshots()):
+            memory.snapshot(reason="schedule")
+        policy = operations.states.policy(self.settings.snapshots)
+        if policy.keeps_any and (removed := memory.prune_snapshots(policy).removed):
+            log.info("retention: removed %s", ", ".join(one.name for one in removed))
 
     def _refresh_if_asked_enough(self) -> None:
         if self.runtime.memory.journal.retrievals_since_refresh() >= self.settings.refresh.min_retrievals:
@@ -245,6 +274,36 @@ class Service:
     def _on_refresh_progress(self, progress: dict[str, Any]) -> None:
         self._refresh_progress = progress
 
+    def _backup_aside(self) -> None:
+        threading.Thread(target=self._backup_logged, name="backup").start()
+
+    def _backup_logged(self) -> None:
+        try:
+            self._backup(self.settings.backup.dir, scheduled=True)
+        except MemexError as error:
+            log.error("the backup failed; an older one stands: %s", error)
+        except Exception:
+            log.exception("the backup failed; an older one stands")
+
+    def _backup(self, dir: str, scheduled: bool = False) -> dict[str, Any]:
+        """One backup, from a thread that is not the writer's: it takes the writer's turn only to look."""
+        if not self._backing_up.acquire(blocking=False):
+            raise UsageError("a backup is under way; `memex status` shows how far it is")
+        try:
+            done = backup(self.runtime, dir, self._on_backup_progress, self._stop, scheduled=scheduled)
+            log.info(
+                "backed up to %s: %d files, copied %d (%.1f MB), removed %d, %.1f s",
+                *(done["dir"], done["files"], done["copied_files"], done["copied_bytes"] / 1e6),
+                *(done["removed"], done["seconds"]),
+            )
+            return done
+        finally:
+            self._backup_progress = None
+            self._backing_up.release()
+
+    def _on_backup_progress(self, done: int, total: int) -> None:
+        self._backup_progress = {"done": done, "total": total}
+
     # --- what can be asked -------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -263,12 +322,13 @@ class Service:
             "watch_mode": overall_mode([mode["mode"] for mode in modes.values()]),
             "sources": modes,
             "maintenance": _upkeep(self.runtime.upkeep),
-            "alarms": dict(self.runtime.alarms),
+            "alarms": {**self.runtime.alarms, **({"writing": self._trouble} if self._trouble else {})},
             "ingested": {
                 name: getattr(self._ingested, name)
                 for name in ("added", "changed", "removed", "moved", "failed", "chunks_embedded")
             },
             "refreshing": self._refresh_progress,
+            "backing_up": self._backup_progress,
             "next_jobs": {name: when.isoformat() for name, when in self.scheduler.next_runs().items()},
             "uptime_seconds": round(time.time() - self.started_at, 1),
         }
@@ -280,6 +340,7 @@ class Service:
         for name, one in operations.WRITE_IN_STEPS.items():
             bound[name] = functools.partial(one, self.runtime)
         bound["refresh"] = self._refresh_now
+        bound["backup"] = self._backup_now
         return bound
 
     def _refresh_now(self, dry_run: bool = False) -> dict[str, Any]:
@@ -287,6 +348,10 @@ class Service:
         if dry_run:
             return plan(self.runtime)
         return self._refresh("by hand")
+
+    def _backup_now(self, dir: str) -> dict[str, Any]:
+        """Make a folder a copy of the memory."""
+        return self._backup(dir)
 
     def _through_writer(self, operation: Any) -> Any:
         def posted(**arguments: Any) -> Any:

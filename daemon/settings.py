@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from pydantic_core import PydanticCustomError
 
 from store.errors import ConfigError
+from store.when import parse_span
 
 DAILY = "0 3 * * *"
 HOURLY = "0 * * * *"
@@ -115,13 +118,15 @@ class Chunking(Section):
 class Embedding(Section):
     model: Annotated[str, Field(min_length=1)] = "default"
     device: Annotated[str, Field(min_length=1)] = "auto"
-    backend: Literal["torch"] = "torch"
-    batch_tokens: Whole = 2048
+    backend: Literal["torch", "openvino"] = "torch"
+    batch_tokens: Whole = 512
     cache_mb: Count = 1024
 
 
 class Retrieval(Section):
     k: Whole = 5
+    mode: Literal["hybrid", "vector", "text"] = "hybrid"
+    text_weight: Share = 0.4
     context_tokens: Whole = 768
     min_score: Annotated[float, Field(ge=-1, le=1)] = 0.25
 
@@ -143,12 +148,63 @@ class Refresh(Section):
     distractors: Count = 3
 
 
+def _span(text: str) -> str:
+    parse_span(text)
+    return text
+
+
 class Snapshots(Section):
     schedule: Schedule = HOURLY
+    keep_last: Count = 10
+    keep_hourly: Count = 24
+    keep_daily: Count = 7
+    keep_weekly: Count = 5
+    keep_monthly: Count = 12
+    keep_within: Annotated[str, AfterValidator(_span)] = ""
+
+
+class Backup(Section):
+    dir: str = ""
+    schedule: Annotated[Schedule, Field(validate_default=True)] = ""
+
+    @field_validator("schedule")
+    @classmethod
+    def _needs_a_folder(cls, schedule: str, info: ValidationInfo) -> str:
+        if schedule and not info.data.get("dir"):
+            raise ValueError("should come with backup.dir, the folder to copy the memory to")
+        return schedule
 
 
 class Api(Section):
     socket: str = ""
+    listen: str = ""
+    token_file: str = ""
+
+    @field_validator("listen")
+    @classmethod
+    def _on_this_machine_only(cls, listen: str) -> str:
+        _address(listen)
+        return listen
+
+    def address(self) -> tuple[str, int] | None:
+        """The loopback address and the port to listen on over TCP; None: do not."""
+        return _address(self.listen)
+
+
+def _address(listen: str) -> tuple[str, int] | None:
+    if not listen:
+        return None
+    written = re.fullmatch(r"(localhost|[\d.]+|\[[\da-fA-F:.]+\]):(\d{1,5})", listen, re.ASCII)
+    try:
+        host = "127.0.0.1" if written and written[1] == "localhost" else written[1].strip("[]") if written else ""
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ValueError(f"{listen!r} should be a loopback address and a port, such as 127.0.0.1:8377") from None
+    if not loopback:
+        raise ValueError(f"{listen!r} can be reached from other machines; set 127.0.0.1:PORT, and tunnel to it")
+    if not written or not 1 <= int(written[2]) <= 65535:
+        raise ValueError(f"{listen!r} should have a port from 1 to 65535")
+    return host, int(written[2])
 
 
 class Limits(Section):
@@ -168,6 +224,7 @@ class Settings(Section):
     generator: Generator = Generator()
     refresh: Refresh = Refresh()
     snapshots: Snapshots = Snapshots()
+    backup: Backup = Backup()
     api: Api = Api()
     limits: Limits = Limits()
 
@@ -178,6 +235,24 @@ class Settings(Section):
         if conflicts:
             raise PydanticCustomError("conflicts", "sources conflict", {"conflicts": conflicts})
         return sources
+
+    @field_validator("backup")
+    @classmethod
+    def _keep_backup_apart(cls, backup: Backup, info: ValidationInfo) -> Backup:
+        if backup.dir and {"state_dir", "sources"} <= info.data.keys():
+            reason = misplaced(Path(backup.dir), info.data["state_dir"], info.data["sources"])
+            if reason:
+                raise ValueError(reason)
+        return backup
+
+
+def misplaced(folder: Path, state_dir: Path, sources: tuple[Source, ...]) -> str | None:
+    """Why a backup must not lie in `folder`: it would be watched, or lost with what it is a copy of."""
+    place = Path(os.path.realpath(folder))
+    if place.is_relative_to(os.path.realpath(state_dir)):
+        return f"{folder} lies in the state directory {state_dir}"
+    inside = (one for one in sources if place.is_relative_to(os.path.realpath(one.path)))
+    return next((f"{folder} lies in the source {one.name!r} ({one.path})" for one in inside), None)
 
 
 def _conflicts(sources: tuple[Source, ...], state_dir: Path | None) -> list[tuple[int, str, str]]:

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.embedding import Embedder
+from store.errors import Corrupt
+from store.sqlite import as_ours
 from store.types import Vectors
 
 Vector = NDArray[np.float32]  # (dimension,)
@@ -68,22 +70,21 @@ def embed_cached(
 class EmbeddingCache:
     """Vectors by key. Once `megabytes` are full, the least recently used go; 0 keeps nothing.
 
-    Usable from several threads. Raises sqlite3.OperationalError if the disk is full.
+    Usable from several threads. Opened when it is first used. A disk that refuses costs what it should have kept.
     """
 
     def __init__(self, file: Path, megabytes: float) -> None:
         self._file = file
         self._bound = int(megabytes * 1e6)
         self._lock = threading.Lock()
-        try:
-            self._connect()
-        except sqlite3.DatabaseError as error:
-            self._start_anew(error)
+        self._is_open = False
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
         """The vectors of those keys that are known; they count as used now."""
         with self._lock:
-            return self._on_disk(lambda: self._get(keys)) or {}
+            known = self._on_disk(lambda: self._get(keys)) or {}
+            self._on_disk(lambda: self._mark(known))
+            return known
 
     def put_many(self, vectors: Mapping[bytes, Vector]) -> None:
         """Keep these vectors, and let go of the least recently used beyond the bound."""
@@ -92,23 +93,25 @@ class EmbeddingCache:
                 self._on_disk(lambda: self._put(vectors))
 
     def forget(self, keys: Sequence[bytes]) -> None:
-        """Remove these vectors so that no byte of them stays in the cache's files."""
+        """Remove these vectors so that no byte of them stays in the cache's files. Raises DiskFailed."""
         with self._lock:
-            self._on_disk(lambda: self._remove(keys))
-            self._on_disk(lambda: self._db.execute("pragma wal_checkpoint(truncate)").fetchall())
+            self._on_disk(lambda: self._remove(keys), needed=True)
+            self._on_disk(lambda: self._db.execute("pragma wal_checkpoint(truncate)").fetchall(), needed=True)
             self._damaged.unlink(missing_ok=True)
 
     def forget_all(self) -> None:
         """Remove everything, files included."""
         with self._lock:
-            self._db.close()
+            if self._is_open:
+                self._db.close()
             for suffix in ("", "-wal", "-shm", ".damaged"):
                 self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
             self._connect()
 
     def close(self) -> None:
         with self._lock:
-            self._db.close()
+            if self._is_open:
+                self._db.close()
 
     def __len__(self) -> int:
         with self._lock:
@@ -121,10 +124,12 @@ class EmbeddingCache:
             row = self._db.execute(select, (key,)).fetchone()
             if row is not None and zlib.crc32(row[0]) == row[1]:
                 known[key] = np.frombuffer(row[0], np.float32)
+        return known
+
+    def _mark(self, keys: Iterable[bytes]) -> None:
         now = self._tick()
         with self._db:
-            self._db.executemany("update keys set used = ? where key = ?", ((now, key) for key in known))
-        return known
+            self._db.executemany("update keys set used = ? where key = ?", ((now, key) for key in keys))
 
     def _put(self, vectors: Mapping[bytes, Vector]) -> None:
         now = self._tick()
@@ -170,18 +175,25 @@ class EmbeddingCache:
             self._db.execute(f"pragma {pragma}")
         self._db.executescript(_SCHEMA)
         self._clock = int(self._db.execute("select coalesce(max(used), 0) from keys").fetchone()[0])
+        self._is_open = True
 
-    def _on_disk(self, action: Callable[[], Result]) -> Result | None:
-        """The action's result; None if the file proved damaged and was begun anew."""
+    def _on_disk(self, action: Callable[[], Result], *, needed: bool = False) -> Result | None:
+        """The action's result; None if the file proved damaged and was begun anew, or the disk refused."""
         try:
+            if not self._is_open:
+                self._connect()
             return action()
         except sqlite3.DatabaseError as error:
-            self._start_anew(error)
+            known = as_ours(error, self._file)
+            if isinstance(known, Corrupt):
+                self._start_anew(error)
+            elif needed or known is None:
+                raise known or error from error
+            else:
+                log.warning("The embedding cache keeps nothing now: %s", known)
             return None
 
     def _start_anew(self, error: sqlite3.DatabaseError) -> None:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise error
         log.warning("The embedding cache %s is damaged (%s); it is set aside and begun anew.", self._file, error)
         self._db.close()
         os.replace(self._file, self._damaged)

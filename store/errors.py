@@ -7,7 +7,10 @@
     ├── Locked                 exit 5   another process writes this state directory
     ├── MissingModel           exit 1   a model is not on this machine; says how to get it
     ├── ParseError             exit 1   a file cannot be read as what it claims to be
+    ├── Busy                   exit 1   too many ask at once; worth another try in a moment
+    ├── Stopping               exit 1   the daemon was asked to end and begins nothing new
     ├── TrainingFailed         exit 1   a refresh cycle's child ended without a result
+    ├── DiskFailed             exit 1   the disk is full, read-only or failing; what was acknowledged stands
     └── Corrupt                exit 1   acknowledged state cannot be read; says what to do
 
 `exit` is the exit code of the command line (see DESIGN of the command line in the README).
@@ -48,7 +51,19 @@ class ParseError(MemexError):
     pass
 
 
+class Busy(MemexError):
+    pass
+
+
+class Stopping(MemexError):
+    pass
+
+
 class TrainingFailed(MemexError):
+    pass
+
+
+class DiskFailed(MemexError):
     pass
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
-from store.catalogue import learning
+from store.catalogue import evaluations, learning
 from store.catalogue.database import Database
-from store.errors import NotFound
-from store.types import Example, Retrieval, Run
+from store.errors import DiskFailed, NotFound
+from store.types import Ended, Evaluation, Example, Retrieval, Run
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -19,43 +22,36 @@ class Journal:
         self._database = database
         self._clock = clock
 
-    def record(self, retrieval: Retrieval) -> None:
-        """Keep a retrieval. Needs no lock: a row of its own never meets another writer's."""
-        with self._database.write() as session:
-            learning.add_retrieval(session, retrieval)
+    def record(self, retrieval: Retrieval) -> bool:
+        """Keep a retrieval; whether the disk took it: what was found does not depend on that.
 
-    def feedback(self, retrieval_id: str, verdict: str, correction: str | None = None) -> None:
-        """Say whether a retrieval's answer was right, and what would have been. Raises NotFound."""
+        Needs no lock: a row of its own never meets another writer's.
+        """
+        try:
+            with self._database.write() as session:
+                learning.add_retrieval(session, retrieval)
+        except DiskFailed as error:
+            log.warning("this retrieval is not recorded: %s", error)
+            return False
+        return True
+
+    def feedback(
+        self, retrieval_id: str, verdict: str, correction: str | None = None, fault: str | None = None
+    ) -> None:
+        """Say whether a retrieval's answer was right, what was not, and what would have been. Raises NotFound."""
         self.retrieval(retrieval_id)
         with self._database.write() as session:
-            learning.set_feedback(session, retrieval_id, verdict, correction)
+            learning.set_feedback(session, retrieval_id, verdict, correction, fault)
 
     def begin_run(self, *, trigger: str, move: int, incumbent: int | None) -> int:
         """Record that a refresh cycle begins; returns its number."""
         with self._database.write() as session:
             return learning.begin_run(session, at=self._clock(), trigger=trigger, move=move, incumbent=incumbent)
 
-    def end_run(
-        self,
-        run: int,
-        *,
-        decision: str,
-        reason: str,
-        adapter: int | None = None,
-        examples: int = 0,
-        metrics: Mapping[str, Any] | None = None,
-    ) -> None:
+    def end_run(self, ended: Ended) -> None:
+        """Record how a cycle ended without a promotion: `Memory.promote` records that itself."""
         with self._database.write() as session:
-            learning.end_run(
-                session,
-                run,
-                at=self._clock(),
-                decision=decision,
-                reason=reason,
-                adapter=adapter,
-                examples=examples,
-                metrics=metrics,
-            )
+            learning.end_run(session, ended, self._clock())
 
     def add_examples(self, run: int, examples: Sequence[Example]) -> None:
         with self._database.write() as session:
@@ -65,6 +61,11 @@ class Journal:
         """Number a candidate; its files go to `adapter_folder`."""
         with self._database.write() as session:
             return learning.add_adapter(session, run=run, at=self._clock(), base=base, sha256=sha256)
+
+    def adapters(self) -> list[int]:
+        """The numbers of all adapters that have files."""
+        with self._database.read() as session:
+            return learning.adapters(session)
 
     def retrieval(self, retrieval_id: str) -> Retrieval:
         with self._database.read() as session:
@@ -76,7 +77,12 @@ class Journal:
     def judged(self, limit: int) -> list[Retrieval]:
         """The latest retrievals whose answer was accepted or corrected, newest first."""
         with self._database.read() as session:
-            return learning.retrievals(session, judged=True, limit=limit)
+            return learning.judged(session, limit)
+
+    def unjudged(self, limit: int) -> list[Retrieval]:
+        """The latest answers that nobody has judged, newest first."""
+        with self._database.read() as session:
+            return learning.unjudged(session, limit)
 
     def examples(self) -> list[Example]:
         """The examples of all cycles so far, oldest first."""
@@ -93,6 +99,23 @@ class Journal:
             found = learning.run(session, number)
         if found is None:
             raise NotFound(f"no refresh {number}; `memex refresh list` shows them")
+        return found
+
+    def add_evaluation(self, one: Evaluation) -> Evaluation:
+        """Keep an evaluation; returned with its number."""
+        with self._database.write() as session:
+            return replace(one, evaluation=evaluations.add(session, one))
+
+    def evaluations(self) -> list[Evaluation]:
+        """Newest first."""
+        with self._database.read() as session:
+            return evaluations.listing(session)
+
+    def evaluation(self, number: int) -> Evaluation:
+        with self._database.read() as session:
+            found = evaluations.find(session, number)
+        if found is None:
+            raise NotFound(f"no evaluation {number}; `memex eval list` shows them")
         return found
 
     def retrievals_since_refresh(self) -> int:

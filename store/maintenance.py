@@ -14,6 +14,7 @@ from datetime import datetime
 from store.catalogue import documents, heads, history
 from store.catalogue.database import Database
 from store.durable import sync_filesystem
+from store.seals import seal
 from store.types import Head
 from store.vectors import Generations, Shape
 
@@ -48,6 +49,7 @@ def maintain(database: Database, vectors: Generations, now: datetime) -> Upkeep:
     with database.write() as session:
         documents.drop_outlived(session, oldest=heads.oldest_kept(session))
         heads.drop_unused(session)
+    seal(database, vectors.folder)
     database.vacuum()
     return Upkeep(now, time.perf_counter() - started, pruned, vectors.shape(head.generation))
 

@@ -5,6 +5,7 @@ state_dir/
   generations/          one Lance table per generation
   embeddings.sqlite     the embedding cache; may be deleted
   adapters/0001/        one folder per adapter
+  last-backup.json      when, where to, and how it ended
   writer.lock           held by the one process that writes
 """
 
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,19 +22,26 @@ from typing import Any
 
 import numpy as np
 
-from store import forgetting, maintenance, snapshots
-from store.catalogue import documents, heads, history, holds, learning
-from store.catalogue.database import Database
+from store import backup, forgetting, maintenance, snapshots
+from store.backup import BackedUp
+from store.catalogue import documents, heads, history, holds
+from store.catalogue.database import CATALOGUE, Database
 from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
 from store.errors import Corrupt, NotFound, UsageError
 from store.journal import Journal
-from store.opening import begin, fingerprint, recover, take_lock
-from store.snapshots import Plan, RolledBack, plan
+from store.lock import take_writer_lock
+from store.manifest import OnProgress
+from store.opening import begin, fingerprint, recover
+from store.past import Past
+from store.retention import Judged, Policy
+from store.search import HYBRID, Ranking, search
+from store.snapshots import Plan, RolledBack
 from store.types import (
     Batch,
     Document,
+    Ended,
     Filters,
     Head,
     Hit,
@@ -44,8 +53,6 @@ from store.types import (
     Vectors,
 )
 from store.vectors import Generations
-
-CATALOGUE = "catalogue.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,42 +80,46 @@ class Memory:
         *,
         write: bool,
         generation: Mapping[str, Any],
-        config: str = "",
+        settings: Mapping[str, Any] | None = None,
         cache_mb: int = 1024,
+        ranking: Ranking = HYBRID,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `config` is the
-        fingerprint of all settings, kept with each snapshot.
+        """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `settings` are all
+        that are in force, JSON-able; they are kept, so that states can be compared.
 
         Raises Locked (another writer), ConfigError (the memory was made with another `generation`), NotFound (nothing
-        to read yet) and Corrupt (what was acknowledged cannot be read).
+        to read yet), DiskFailed (the disk refuses) and Corrupt (what was acknowledged cannot be read).
         """
         self.state_dir = state_dir
         self.embedder = embedder
         self.clock = clock
-        self.generation = fingerprint(generation)
-        self._config = config
+        self.ranking = ranking
+        self.generation = "g" + fingerprint(generation)
+        self._settings = dict(settings or {})
+        self._config = fingerprint(self._settings)
         self._turn = threading.RLock()
         self._commits = maintenance.COMMITS  # since the last maintenance; how many before this start is not known
-        self._lock = take_lock(state_dir) if write else None
-        try:
-            if not write and not (state_dir / CATALOGUE).exists():
+        self.writes = write  # whether this process holds the writer's lock
+        with ExitStack() as opened:
+            if write:
+                opened.callback(take_writer_lock(state_dir).release)
+            elif not (state_dir / CATALOGUE).exists():
                 raise NotFound(f"no memory in {state_dir} yet; run `memex sync` or `memex serve` first")
             self.database = Database(state_dir / CATALOGUE, create=write)
+            opened.callback(self.database.close)
             self.vectors = Generations(state_dir / "generations")
             self.journal = Journal(self.database, clock)
+            self.past = Past(self.database, self.vectors, self.state)
             self.cache = EmbeddingCache(state_dir / "embeddings.sqlite", cache_mb)
+            opened.callback(self.cache.close)
             if write:
-                begin(self.database, self.vectors, generation, embedder.dimension, clock())
+                begin(self.database, self.vectors, generation, self._settings, embedder.dimension, clock())
                 recover(self.database, self.vectors, self.cache, clock())
-        except BaseException:
-            self._release_lock()
-            raise
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
-        self.cache.close()
-        self.database.close()
-        self._release_lock()
+        self._opened.close()
 
     def __enter__(self) -> Memory:
         return self
@@ -125,7 +136,8 @@ class Memory:
     def commit(self, batch: Batch) -> Head:
         """Make a batch part of memory, wholly or not at all, and return the head that has it.
 
-        When this returns the batch is on the disk. Readers see the state before or the state after.
+        When this returns the batch is on the disk. Readers see the state before or the state after. Raises DiskFailed
+        when the disk refuses, and then it did not happen.
         """
         with self._turn:
             head, now = self.head(), self.clock()
@@ -160,34 +172,38 @@ class Memory:
             self._commits = 0
             return maintenance.maintain(self.database, self.vectors, self.clock())
 
-    def promote(self, adapter: int) -> Head:
-        """Let an adapter serve, and snapshot the states before and after."""
+    def promote(self, adapter: int, ended: Ended) -> Head:
+        """Let an adapter serve: one step with the end of its refresh and snapshots of the states before and after."""
         with self._turn:
-            before = self.head()
-            now = self.clock()
-            self.snapshot(f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve")
-            with self.database.write() as session:
-                learning.set_adapter_state(session, adapter, "promoted")
-                head = heads.move_head(
-                    session,
-                    at=now,
-                    generation=before.generation,
-                    version=before.version,
-                    adapter=adapter,
-                    reason=f"adapter {adapter} promoted",
-                )
-            self.snapshot(f"adapter-{adapter:04d}", f"adapter {adapter} began to serve")
-            return head
+            return snapshots.promote(self.database, self.vectors, adapter, ended, config=self._config, clock=self.clock)
 
-    def snapshot(self, name: str | None = None, reason: str = "by hand") -> Snapshot:
+    def snapshot(
+        self, name: str | None = None, reason: str = "by hand", *, pinned: bool = False, undoes: str = ""
+    ) -> Snapshot:
         with self._turn:
             return snapshots.create(
-                self.database, self.vectors, name=name, reason=reason, config=self._config, now=self.clock()
+                self.database,
+                self.vectors,
+                name=name,
+                reason=reason,
+                config=self._config,
+                now=self.clock(),
+                pinned=pinned,
+                undoes=undoes,
             )
 
     def delete_snapshot(self, name: str) -> None:
         with self._turn:
             snapshots.delete(self.database, self.vectors, name)
+
+    def pin_snapshot(self, name: str, pinned: bool) -> Snapshot:
+        with self._turn:
+            return snapshots.pin(self.database, name, pinned)
+
+    def prune_snapshots(self, policy: Policy) -> Judged:
+        """Let go of the snapshots that the policy does not keep."""
+        with self._turn:
+            return snapshots.prune(self.database, self.vectors, policy)
 
     def roll_back(self, name: str, only: str | None = None) -> RolledBack:
         with self._turn:
@@ -218,6 +234,18 @@ class Memory:
         with self._turn, self.database.write() as session:
             return documents.retry_now(session, paths)
 
+    def back_up(self, folder: Path, on_progress: OnProgress, stop: threading.Event) -> BackedUp:
+        """Make `folder` a copy of the head, all snapshots and adapters (see `backup.back_up`)."""
+        return backup.back_up(
+            self.state_dir, self.database, self._turn, folder, clock=self.clock, on_progress=on_progress, stop=stop
+        )
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Nothing is written by this process until the block ends."""
+        with self._turn:
+            yield
+
     # --- reading -----------------------------------------------------------------------------------------------
 
     def head(self) -> Head:
@@ -231,16 +259,16 @@ class Memory:
         """The state that `when` means (see `snapshots.resolve`)."""
         return snapshots.resolve(self.database, when, self.clock())
 
-    def search(self, query: str, k: int, *, when: str | None = None, filters: Filters | None = None) -> Found:
-        """The `k` chunks nearest to the query in the head or in a past state, best first."""
+    def search(self, query: str, k: int, *, when: str | State | None = None, filters: Filters | None = None) -> Found:
+        """The `k` chunks that fit the query best in the head or in a past state, best first (see `store.search`)."""
         if not query.strip():
             raise UsageError("the query is empty; say what to look for")
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least 1 result")
-        state = self.state(when)
+        state = when if isinstance(when, State) else self.state(when)
         vector = self.embedder.embed([self._cut(query)])[0]
         head = state.head
-        hits = self.vectors.search(head.generation, head.version, np.asarray(vector), k, filters or Filters())
+        hits = search(self.vectors, head, query, np.asarray(vector), k, filters or Filters(), self.ranking)
         return Found(state, tuple(hits))
 
     def chunks(self, document_ids: Sequence[str], head: Head | None = None) -> list[Hit]:
@@ -274,10 +302,6 @@ class Memory:
             raise UsageError(f"{name!r} names {len(found)} documents; say more of the path, as in {found[0].path}")
         return found[0]
 
-    def history(self, document_id: str) -> list[Revision]:
-        with self.database.read() as session:
-            return documents.history(session, document_id)
-
     def holds(self) -> list[Hold]:
         with self.database.read() as session:
             return holds.listing(session)
@@ -286,11 +310,8 @@ class Memory:
         with self.database.read() as session:
             return history.snapshots(session)
 
-    def named(self, name: str) -> Snapshot:
-        return next((one for one in self.snapshots() if one.name == name), None) or _no_snapshot(name)
-
     def plan_rollback(self, name: str, only: str | None = None) -> Plan:
-        return plan(self.database, name, only)
+        return snapshots.plan(self.database, name, only, now=self.clock(), check=self._check_there)
 
     def sources(self) -> dict[str, int]:
         """The names of the sources that have documents, live or failed, and how many."""
@@ -309,9 +330,9 @@ class Memory:
         with self.database.read() as session:
             return documents.live_at(session, head.move)
 
-    def by_id(self, chunk_ids: Sequence[str]) -> list[Hit]:
-        """Those of the chunks that the head has, in the order asked for."""
-        head = self.head()
+    def by_id(self, chunk_ids: Sequence[str], head: Head | None = None) -> list[Hit]:
+        """Those of the chunks that the head (or another state) has, in the order asked for."""
+        head = head or self.head()
         return self.vectors.by_id(head.generation, head.version, chunk_ids)
 
     def adapter_folder(self, adapter: int) -> Path:
@@ -330,15 +351,7 @@ class Memory:
         if head.adapter is not None and not (self.adapter_folder(head.adapter) / "card.json").exists():
             raise Corrupt(f"adapter {head.adapter} is missing from {self.adapter_folder(head.adapter)}")
 
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-
 
 def new_id() -> str:
     """A fresh id for a document or a retrieval."""
     return uuid.uuid4().hex[:16]
-
-
-def _no_snapshot(name: str) -> Snapshot:
-    raise NotFound(f"no snapshot {name!r}; `memex snapshot list` shows those there are")

@@ -6,10 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from store import forgetting as forgetting_of_documents
 from store import snapshots
@@ -17,58 +14,71 @@ from store.catalogue import forgetting, heads, history, learning
 from store.catalogue.database import Database
 from store.durable import sync_filesystem
 from store.embedding_cache import EmbeddingCache
-from store.errors import ConfigError, Corrupt, Locked
+from store.errors import ConfigError, Corrupt
 from store.types import Head
-from store.vectors import Generations
-
-
-def take_lock(state_dir: Path) -> FileLock:
-    """The one writer's lock. Raises Locked."""
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(state_dir / "writer.lock", timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise Locked(f"another memex writes {state_dir}; stop it, or let it do the work") from None
-    return lock
+from store.vectors import CREATED, Generations
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """The name of a generation: the same settings give the same one."""
+    """The same settings give the same one."""
     text = json.dumps(settings, sort_keys=True, default=str)
-    return "g" + hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def begin(database: Database, vectors: Generations, settings: Mapping[str, Any], dimension: int, now: datetime) -> None:
-    """Make the first head, or see that the one there is was made with these settings. Raises ConfigError."""
-    wanted = fingerprint(settings)
+def begin(
+    database: Database,
+    vectors: Generations,
+    generation: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    dimension: int,
+    now: datetime,
+) -> None:
+    """Make the first head, or see that the one there is was made as `generation` says; note the settings in force.
+
+    Raises ConfigError.
+    """
+    name = "g" + fingerprint(generation)
     with database.read() as session:
         head = heads.head(session)
         made_with = heads.generation_settings(session, head.generation) if head else {}
     if head is None:
-        version = vectors.create(wanted, dimension)
+        _check_new(database, vectors)
+        version = vectors.create(name, dimension)
+        sync_filesystem(vectors.folder)
         with database.write() as session:
-            heads.add_generation(session, wanted, dict(settings), now)
-            heads.move_head(session, at=now, generation=wanted, version=version, adapter=None, reason="created")
-    elif head.generation != wanted:
-        differing = sorted(key for key in made_with.keys() | settings.keys() if made_with.get(key) != settings.get(key))
+            heads.add_generation(session, name, dict(generation), now)
+            head = heads.move_head(session, at=now, generation=name, version=version, adapter=None, reason="created")
+    elif head.generation != name:
+        keys = sorted(made_with.keys() | generation.keys())
+        differing = [key for key in keys if made_with.get(key) != generation.get(key)]
         raise ConfigError(
             f"{database.path.parent} was made with other settings ("
-            + ", ".join(f"{key}: {made_with.get(key)}, now {settings.get(key)}" for key in differing)
+            + ", ".join(f"{key}: {made_with.get(key)}, now {generation.get(key)}" for key in differing)
             + "); set them back, or name another state_dir and let it ingest anew"
         )
+    with database.write() as session:
+        heads.note_settings(session, head.move, fingerprint(settings), dict(settings))
+
+
+def _check_new(database: Database, vectors: Generations) -> None:
+    """Raise Corrupt when there is no head, and yet something was written: the catalogue was lost."""
+    for generation, version in vectors.on_disk().items():
+        if version > CREATED:
+            raise Corrupt(
+                f"{database.path} is empty, but generation {generation} has content; restore the catalogue from a "
+                "backup, or move the state directory away to ingest anew"
+            )
+        vectors.drop_unreadable(generation, newer_than=0)
 
 
 def recover(database: Database, vectors: Generations, cache: EmbeddingCache, now: datetime) -> None:
     """Complete what was cut off; put aside what was written but never acknowledged. Raises Corrupt."""
     with database.read() as session:
         intent, head = history.intent(session), heads.head(session)
-        before = history.snapshot(session, intent.safety) if intent else None
-    if intent is not None and head is not None and before is not None and before.head.move == head.move:
+    assert head is not None
+    vectors.drop_unreadable(head.generation, newer_than=head.version)
+    if intent is not None:
         snapshots.complete(database, vectors, intent, now)
-    elif intent is not None:  # it failed, which was said, and memory went on from the state before
-        with database.write() as session:
-            history.clear_intent(session)
     with database.read() as session:
         forgotten = forgetting.begun(session)
     if forgotten:

@@ -1,17 +1,19 @@
-"""Naming states, finding them again, and returning to them."""
+"""Naming states, finding them again, letting go of them, and returning to them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from store.catalogue import documents, heads, history
+from store.catalogue import documents, heads, history, holds, learning
 from store.catalogue.database import Database, Session
+from store.difference import Difference, difference
 from store.durable import sync_filesystem
 from store.errors import NotFound, UsageError
-from store.types import Head, Snapshot, State
+from store.retention import Judged, Policy, judge
+from store.types import Ended, Head, Hold, Snapshot, State
 from store.vectors import Generations
 from store.when import parse_time
 
@@ -21,12 +23,12 @@ HALVES = ("index", "model")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rollback would do: the documents that go out, come back or change, and the adapter that would serve."""
+    """What a rollback would do. `difference` is from the head to what it would be, but for settings: these are the
+    ones in force and those at the snapshot, which a rollback does not bring back."""
 
-    out: tuple[str, ...]  # paths
-    back: tuple[str, ...]
-    changed: tuple[str, ...]
-    adapter: int | None
+    difference: Difference
+    held: tuple[Hold, ...]  # what the rollback would put on hold, and why
+    freed: tuple[str, ...]  # paths that are held now and would be no longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,28 @@ class RolledBack:
 
 
 def create(
-    database: Database, vectors: Generations, *, name: str | None, reason: str, config: str, now: datetime
+    database: Database,
+    vectors: Generations,
+    *,
+    name: str | None,
+    reason: str,
+    config: str,
+    now: datetime,
+    pinned: bool = False,
+    undoes: str = "",
 ) -> Snapshot:
     """Name the head. Raises UsageError for a name that is taken or cannot be one."""
+    snapshot = protect(database, vectors, name=name, reason=reason, config=config, now=now)
+    snapshot = replace(snapshot, pinned=pinned, undoes=undoes)
+    with database.write() as session:
+        history.add_snapshot(session, snapshot)
+    return snapshot
+
+
+def protect(
+    database: Database, vectors: Generations, *, name: str | None, reason: str, config: str, now: datetime
+) -> Snapshot:
+    """The first half of `create`: tag the head's version. A tag whose snapshot gets no row goes with the next start."""
     with database.read() as session:
         head = heads.head(session)
         taken = {snapshot.name for snapshot in history.snapshots(session)}
@@ -55,25 +76,90 @@ def create(
         raise UsageError(f"snapshot name {name!r} reads as a version or a time; choose a word")
     if name in taken:
         raise UsageError(f"snapshot {name!r} is there already; choose another name or delete it first")
-    snapshot = Snapshot(name, head, now, *counts, config, reason)
     vectors.tag(head.generation, name, head.version)
+    sync_filesystem(vectors.folder)
+    return Snapshot(name, head, now, *counts, config, reason)
+
+
+def promote(
+    database: Database,
+    vectors: Generations,
+    adapter: int,
+    ended: Ended,
+    *,
+    config: str,
+    clock: Callable[[], datetime],
+) -> Head:
+    """Move the head to an adapter, end its run and add snapshots of the states before and after: one transaction."""
+    at = clock()
+    before, after = (
+        protect(database, vectors, name=name, reason=reason, config=config, now=clock())
+        for name, reason in (
+            (f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve"),
+            (f"adapter-{adapter:04d}", f"adapter {adapter} began to serve"),
+        )
+    )
     with database.write() as session:
-        history.add_snapshot(session, snapshot)
-    return snapshot
+        learning.set_adapter_state(session, adapter, "promoted")
+        learning.end_run(session, ended, clock())
+        head = heads.move_head(
+            session,
+            at=at,
+            generation=before.head.generation,
+            version=before.head.version,
+            adapter=adapter,
+            reason=f"adapter {adapter} promoted",
+        )
+        history.add_snapshot(session, replace(before, undoes="promotion"))
+        history.add_snapshot(session, replace(after, head=head))
+    return head
+
+
+def pin(database: Database, name: str, pinned: bool) -> Snapshot:
+    """Have retention leave a snapshot alone, or not any more. Raises NotFound."""
+    with database.write() as session:
+        _named(session, name)
+        history.pin(session, name, pinned)
+    with database.read() as session:
+        return _named(session, name)
 
 
 def delete(database: Database, vectors: Generations, name: str) -> None:
-    """Forget the name; the versions it protected may be pruned. Raises NotFound."""
+    """Forget the name; the version it protected may be pruned. Raises NotFound."""
     with database.write() as session:
         snapshot = _named(session, name)
+        if name in _busy(session):
+            raise UsageError(f"snapshot {name!r} is part of a rollback that is not complete; restart memex first")
         history.delete_snapshot(session, name)
     vectors.untag(snapshot.head.generation, name)
+
+
+def judged(database: Database, policy: Policy) -> Judged:
+    """What `prune` would keep and remove, doing nothing."""
+    with database.read() as session:
+        return _judge(session, policy)
+
+
+def prune(database: Database, vectors: Generations, policy: Policy) -> Judged:
+    """Delete the snapshots that the policy does not keep; the versions that they protected may be pruned.
+
+    Rows go first, all at once: a tag that a kill leaves behind is swept by the next start, while a row without its tag
+    would promise a state that may be gone. Raises UsageError for a policy that keeps nothing.
+    """
+    with database.write() as session:
+        done = _judge(session, policy)
+        for one in done.removed:
+            history.delete_snapshot(session, one.name)
+    for generation in {one.head.generation for one in done.removed}:
+        sweep_tags(database, vectors, generation)
+    return done
 
 
 def resolve(database: Database, when: str | None, now: datetime) -> State:
     """The state that `when` means: None the head, else a snapshot's name, a version, or a time.
 
-    A time means the state that served then. Raises NotFound when there is none.
+    A time means the state that served then, or if its version was pruned the newest before it that was not. Raises
+    NotFound when there is none.
     """
     with database.read() as session:
         head = heads.head(session)
@@ -82,8 +168,9 @@ def resolve(database: Database, when: str | None, now: datetime) -> State:
             return State(head)
         if snapshot := history.snapshot(session, when):
             return State(snapshot.head, snapshot.name)
-        if when.isdigit():
-            found = heads.at_version(session, head.generation, int(when))
+        if when.isdecimal():
+            known = len(when) < 19  # SQLite holds no larger number
+            found = heads.at_version(session, head.generation, int(when)) if known else None
             if found is None:
                 raise NotFound(
                     f"version {when} never served or is pruned; `memex snapshot list` shows what can be asked for"
@@ -98,18 +185,24 @@ def resolve(database: Database, when: str | None, now: datetime) -> State:
         return State(found)
 
 
-def plan(database: Database, name: str, only: str | None) -> Plan:
-    """What `roll_back` would do, doing nothing."""
+def plan(database: Database, name: str, only: str | None, *, now: datetime, check: Callable[[Head], None]) -> Plan:
+    """What `roll_back` would do, doing nothing. Raises what it would raise."""
     _check_half(only)
     with database.read() as session:
         snapshot, head = _named(session, name), heads.head(session)
         assert head is not None
+        check(snapshot.head)
         changed = [] if only == "model" else history.changes(session, head.move, snapshot.head.move)
+        index, model = _halves(head, snapshot.head, only)
+        held = history.to_hold(session, changed, name, now)
+        staying = {one.document_id for one in held}
+        touched = {change.document_id for change in changed}
+        held_now = [one for one in holds.listing(session) if one.document_id in touched - staying]
+        settings = heads.settings_at(session, head.move), heads.settings_of(session, snapshot.config)
     return Plan(
-        out=tuple(c.now.path for c in changed if c.now and not c.then),
-        back=tuple(c.then.path for c in changed if c.then and not c.now),
-        changed=tuple(c.then.path for c in changed if c.then and c.now),
-        adapter=head.adapter if only == "index" else snapshot.head.adapter,
+        difference(head, replace(index, adapter=model.adapter), changed, settings),
+        tuple(sorted(held, key=lambda one: one.path)),
+        tuple(one.path for one in held_now),
     )
 
 
@@ -133,7 +226,7 @@ def roll_back(
         target = _named(session, name)
         taken = {snapshot.name for snapshot in history.snapshots(session)}
     check(target.head)
-    safety = create(
+    safety = protect(
         database,
         vectors,
         name=_free_name(f"before-rollback-{now:%Y%m%dT%H%M%SZ}", taken),
@@ -143,6 +236,7 @@ def roll_back(
     )
     intent = history.Intent(name, only, safety.name)
     with database.write() as session:
+        history.add_snapshot(session, replace(safety, undoes="rollback"))
         history.write_intent(session, intent)
     try:
         return complete(database, vectors, intent, now)
@@ -157,7 +251,7 @@ def complete(database: Database, vectors: Generations, intent: history.Intent, n
     with database.read() as session:
         target, before = _named(session, intent.snapshot).head, heads.head(session)
         assert before is not None
-    index, model = (target if intent.only != "model" else before), (target if intent.only != "index" else before)
+    index, model = _halves(before, target, intent.only)
     version = index.version
     if intent.only != "model":
         version = vectors.restore(index.generation, index.version)
@@ -172,8 +266,7 @@ def complete(database: Database, vectors: Generations, intent: history.Intent, n
             reason=f"rollback to {intent.snapshot}" + (f" ({intent.only} only)" if intent.only else ""),
         )
         changed = [] if intent.only == "model" else history.changes(session, before.move, target.move)
-        held = history.reconcile(session, changed, head=head, reason=f"taken out by the rollback to {intent.snapshot}")
-        history.clear_intent(session)
+        held = history.reconcile(session, changed, head=head, snapshot=intent.snapshot)
     return RolledBack(intent.snapshot, intent.safety, head, held)
 
 
@@ -183,6 +276,23 @@ def sweep_tags(database: Database, vectors: Generations, generation: str) -> Non
         named = {snapshot.name for snapshot in history.snapshots(session)}
     for tag in vectors.tags(generation).keys() - named:
         vectors.untag(generation, tag)
+
+
+def _judge(session: Session, policy: Policy) -> Judged:
+    head = heads.head(session)
+    assert head is not None
+    return judge(history.snapshots(session), policy, head=head, busy=_busy(session))
+
+
+def _busy(session: Session) -> tuple[str, ...]:
+    """The snapshots that a rollback needs which has begun and is not complete."""
+    intent = history.intent(session)
+    return () if intent is None else (intent.snapshot, intent.safety)
+
+
+def _halves(before: Head, target: Head, only: str | None) -> tuple[Head, Head]:
+    """The states that index and model are taken from."""
+    return (before if only == "model" else target), (before if only == "index" else target)
 
 
 def _named(session: Session, name: str) -> Snapshot:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from store.errors import NotFound
+from store.sqlite import address, as_ours
+
+LAST_BACKUP = "last-backup.json"
 
 
 def summarise(catalogue: Path) -> dict[str, Any]:
-    """Head, counts, last refresh and freshness, as `memex status` shows them. Raises NotFound when there is none."""
+    """Head, counts, last refresh and freshness, as `memex status` shows them.
+
+    Raises NotFound when there is none, Corrupt and DiskFailed when it cannot be read.
+    """
     if not catalogue.exists():
         raise NotFound(f"no memory in {catalogue.parent} yet; run `memex sync` or `memex serve` first")
-    connection = sqlite3.connect(f"file:{catalogue}?mode=ro", uri=True, timeout=30)
+    connection = sqlite3.connect(address(catalogue, "ro"), uri=True, timeout=30)
     connection.row_factory = sqlite3.Row
 
     def one(query: str) -> sqlite3.Row | None:
@@ -35,6 +42,8 @@ def summarise(catalogue: Path) -> dict[str, Any]:
         refresh = one(
             "SELECT run, decision, reason, adapter, finished_at FROM runs WHERE finished_at NOT NULL ORDER BY run DESC"
         )
+    except sqlite3.DatabaseError as error:
+        raise as_ours(error, catalogue) or error from error
     finally:
         connection.close()
     assert live is not None
@@ -45,7 +54,19 @@ def summarise(catalogue: Path) -> dict[str, Any]:
         **dict(live),
         **dict(counts),
         "last_refresh": {**dict(refresh), "finished_at": _time(refresh["finished_at"])} if refresh else None,
+        "last_backup": last_backup(catalogue.parent),
     }
+
+
+def last_backup(state_dir: Path) -> dict[str, Any] | None:
+    """{at, ok, error, dir, last_ok} of the last backup, however it ended; `last_ok` is {at, dir} of the last good one.
+
+    None before the first.
+    """
+    try:
+        return dict(json.loads((state_dir / LAST_BACKUP).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _time(microseconds: int) -> str:

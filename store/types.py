@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]  # (n, dimension), rows of unit length
 LARGEST = 2**63 - 1
+LONGEST_PAUSE = timedelta(days=1)  # before a file that failed is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Chunk:
     position: int  # counted from 0 within the document
     headings: tuple[str, ...] = ()
     page: int | None = None
+    fresh_at: int = 0  # where in `text` begins what the chunks before lack; 0 in a section's first, with its heading
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,8 @@ class Snapshot:
     chunks: int
     config: str  # fingerprint of the settings that were in force
     reason: str
+    pinned: bool = False  # retention leaves it alone
+    undoes: str = ""  # what returning to it takes back: "rollback" or "promotion"; "" for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +230,16 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
+    """What narrows a search before it begins. `path` is a glob: `*` stays within a folder, `**` does not."""
+
     source: str | None = None
     domain: str | None = None
     tag: str | None = None
+    path: str | None = None
+    modified_after: datetime | None = None
+    modified_before: datetime | None = None
+    ingested_after: datetime | None = None
+    ingested_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,12 +255,16 @@ class Hit:
     headings: tuple[str, ...]
     page: int | None
     text: str
-    score: float  # cosine similarity, -1 to 1
+    score: float  # what results are ordered by; greater is better
     domain: str
     tags: tuple[str, ...]
     modified_at: datetime
     ingested_at: datetime
     embedded_at: datetime
+    fresh_at: int = 0  # as in Chunk
+    boost: float = 1.0
+    similarity: float = 0.0  # cosine of query and chunk, -1 to 1
+    places: tuple[str, ...] = ()  # where else the same text stands
 
     @property
     def location(self) -> str:
@@ -320,8 +335,21 @@ class Retrieval:
     hits: tuple[Mapping[str, Any], ...]  # chunk_id, document_id, score, in order
     answer: str | None = None
     feedback: str | None = None  # good, bad
+    fault: str | None = None  # what is bad, where that is known: unsupported, wrong, citation (the answer is right)
     correction: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)  # citations, seconds, tokens
+    extra: Mapping[str, Any] = field(default_factory=dict)  # k, filters, citations, seconds, tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a refresh cycle ended, and what it made."""
+
+    run: int
+    decision: str
+    reason: str
+    adapter: int | None = None
+    examples: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,4 +366,19 @@ class Run:
     adapter: int | None  # the candidate's number
     incumbent: int | None
     examples: int
+    metrics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation, as the catalogue keeps it."""
+
+    evaluation: int
+    at: datetime
+    state: Mapping[str, Any]  # what was searched: version, generation, adapter, snapshot, as_of; {} for a collection
+    config: str  # fingerprint of the settings in force
+    kind: str  # file, logged, made, beir
+    name: str  # of the file or folder, "" where there is none
+    questions: int
+    asked: str  # fingerprint of the questions: figures of the same ones compare
     metrics: Mapping[str, Any]

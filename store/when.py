@@ -1,4 +1,4 @@
-"""Reading what people write for a point in time (pure)."""
+"""Reading what people write for a point in time or a duration (pure)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ UNITS = {
     "week": timedelta(weeks=1),
 }
 AGO = re.compile(r"(\d+)\s*(second|minute|hour|day|week)s?\s+ago", re.IGNORECASE)
+SPAN = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?")
+
+
+def parse_span(text: str) -> timedelta:
+    """A duration in weeks, days and hours: `7d`, `1d12h`, `2w`; "" is none. Raises ValueError."""
+    match = SPAN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; write weeks, days and hours as in '2w', '7d' or '1d12h'")
+    weeks, days, hours = (int(part or 0) for part in match.groups())
+    try:
+        return timedelta(weeks=weeks, days=days, hours=hours)
+    except OverflowError:
+        raise ValueError(f"{text!r} is longer than time goes back") from None
 
 
 def parse_time(text: str, now: datetime) -> datetime | None:
@@ -23,9 +36,9 @@ def parse_time(text: str, now: datetime) -> datetime | None:
     text = text.strip()
     if text.lower() == "yesterday":
         return now - timedelta(days=1)
-    if ago := AGO.fullmatch(text):
-        return now - int(ago[1]) * UNITS[ago[2].lower()]
     try:
+        if ago := AGO.fullmatch(text):
+            return now - int(ago[1]) * UNITS[ago[2].lower()]
         return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):  # or it is before the year 1
         return None

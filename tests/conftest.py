@@ -1,7 +1,9 @@
 """What all tests share: no network, no deadlines on a busy machine, the converted language model."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -30,3 +32,38 @@ def smollm_path(models_dir: Path) -> Path:
     from trainers.model import resolve
 
     return resolve("default", models_dir)
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A process that does what it is told and is killed for it (`tests/faults/driver.py`)."""
+    from tests.faults import disk
+    from tests.faults.driver import Driver
+
+    one = Driver(disk.build(tmp_path_factory.mktemp("disk")))
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def needs_compiler() -> None:
+    from tests.faults import disk
+
+    if disk.COMPILER is None:
+        pytest.skip("needs a C compiler, to act at system calls")
+
+
+@pytest.fixture
+def needs_mounts() -> None:
+    from tests.faults import mounts
+
+    if why := mounts.why_no_mounts():
+        pytest.skip(why)
+
+
+@pytest.fixture
+def needs_power_cuts(needs_compiler: None) -> None:
+    from tests.faults import mounts
+
+    if why := mounts.why_no_power_cuts():
+        pytest.skip(why)

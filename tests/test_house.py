@@ -24,9 +24,16 @@ ENGINES = {
     "sqlmodel": r"store/catalogue(\.py|/.*)",
     "sqlalchemy": r"store/catalogue(\.py|/.*)",
     "peft": r"trainers/lora\.py",
-    "sentence_transformers": r"store/embedding\.py",
+    "sentence_transformers": r"store/sentences\.py",
+    "openvino": r"store/openvino\.py",
 }
-SLOW = {"torch", "transformers", "peft", "sentence_transformers"}  # only inside the functions that need them
+SLOW = {
+    "torch",
+    "transformers",
+    "peft",
+    "sentence_transformers",
+    "openvino",
+}  # only inside the functions that need them
 LONGEST = 400
 TOP = {
     "pyproject.toml",

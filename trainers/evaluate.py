@@ -1,23 +1,18 @@
 """Model + adapter on held-out items -> scores.
 
-Exact match and token F1 as in SQuAD (Rajpurkar et al. 2016), best over the accepted answers. An item whose right
-passage was left out scores 1 for saying so and 0 otherwise.
+Exact match and token F1, best over the accepted answers. An item whose right passage was left out scores 1 for saying
+so and 0 otherwise.
 """
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from store.types import Example
 from trainers import prompt
+from trainers.metrics import exact_match, token_f1
 from trainers.model import LanguageModel
-
-_ARTICLE = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 # General English that no refresh trains on: its cross-entropy says whether the model forgets how to speak.
 GENERAL = (
@@ -53,28 +48,6 @@ class Score:
     value: float
     exact: float
     absent: bool  # the model said that the answer is not there
-
-
-def normalise(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces."""
-    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def exact_match(text: str, answers: Sequence[str]) -> float:
-    """1.0 if the text equals one of the answers after normalisation, else 0.0."""
-    return float(normalise(text) in {normalise(answer) for answer in answers})
-
-
-def token_f1(text: str, answers: Sequence[str]) -> float:
-    """The best F1, 0 to 1, of shared words between the text and one of the answers."""
-    return max((_f1(normalise(text).split(), normalise(answer).split()) for answer in answers), default=0.0)
-
-
-def _f1(said: list[str], wanted: list[str]) -> float:
-    if not said or not wanted:
-        return float(said == wanted)
-    shared = sum((Counter(said) & Counter(wanted)).values())
-    return 2 * shared / (len(said) + len(wanted))
 
 
 def score(example: Example, text: str) -> Score:

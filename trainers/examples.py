@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from store.durable import write_text
 from store.types import Example, Hit, Passage
 from trainers import questions
-from trainers.files import write_text
 from trainers.prompt import ABSENT, is_absent
 
 Search = Callable[[str, int], Sequence[Hit]]
@@ -97,6 +97,23 @@ def hold_out(
     return frozenset(held | set(new[: max(0, wanted)]))
 
 
+def mixed_drafts(hits: Sequence[Hit], seed: int) -> Iterator[tuple[Hit, questions.Draft]]:
+    """One document's drafts, the kinds mixed: of ten about six definitions, three clozes and a heading."""
+    weights = {"definition": 6.0, "cloze": 3.0, "heading": 1.0}
+    rng = random.Random(f"{seed}:{hits[0].document_id}")
+    queues: dict[str, list[tuple[Hit, questions.Draft]]] = {}
+    for hit in hits:
+        for draft in questions.drafts(hit.text, hit.headings):
+            queues.setdefault(draft.kind, []).append((hit, draft))
+    for queue in queues.values():
+        rng.shuffle(queue)
+    while queues:
+        kind = rng.choices(list(queues), [weights[kind] for kind in queues])[0]
+        yield queues[kind].pop()
+        if not queues[kind]:
+            del queues[kind]
+
+
 def write(path: Path, examples: Iterable[Example]) -> None:
     """Write as JSON lines, atomically."""
     write_text(path, "".join(json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples))
@@ -163,23 +180,7 @@ class _Maker:
         by_document: dict[str, list[Hit]] = {}
         for hit in self.pool:
             by_document.setdefault(hit.document_id, []).append(hit)
-        return {document: self._mixed(hits) for document, hits in by_document.items()}
-
-    def _mixed(self, hits: Sequence[Hit]) -> Iterator[tuple[Hit, questions.Draft]]:
-        """One document's drafts, the kinds mixed: of ten about six definitions, three clozes and a heading."""
-        weights = {"definition": 6.0, "cloze": 3.0, "heading": 1.0}
-        rng = random.Random(f"{self.seed}:{hits[0].document_id}")
-        queues: dict[str, list[tuple[Hit, questions.Draft]]] = {}
-        for hit in hits:
-            for draft in questions.drafts(hit.text, hit.headings):
-                queues.setdefault(draft.kind, []).append((hit, draft))
-        for queue in queues.values():
-            rng.shuffle(queue)
-        while queues:
-            kind = rng.choices(list(queues), [weights[kind] for kind in queues])[0]
-            yield queues[kind].pop()
-            if not queues[kind]:
-                del queues[kind]
+        return {document: mixed_drafts(hits, self.seed) for document, hits in by_document.items()}
 
     def _confirmed(self, item: Answered) -> _Source | None:
         """None where no passage on this side holds at least half of the answer's words."""

@@ -173,6 +173,17 @@ def read_card(directory: Path) -> dict[str, Any]:
     return card
 
 
+def verify(directory: Path) -> dict[str, Any]:
+    """The card of an adapter whose weights are there and are those of the card. Raises Corrupt."""
+    card = read_card(directory)
+    weights = directory / WEIGHTS
+    if not weights.is_file():
+        raise Corrupt(f"{directory} has no {WEIGHTS}; other formats are refused; roll back to another adapter")
+    if _sha256(weights) != card["sha256"]:
+        raise Corrupt(f"{weights} is not what its card says (sha256 differs); roll back to another adapter")
+    return card
+
+
 def attach(model: Any, directory: Path, base: str) -> str:
     """Load an adapter onto `model` beside those it has, inactive, and return its name there.
 
@@ -182,12 +193,7 @@ def attach(model: Any, directory: Path, base: str) -> str:
     import peft
     from safetensors.torch import load_file
 
-    card = read_card(directory)
-    weights = directory / WEIGHTS
-    if not weights.is_file():
-        raise Corrupt(f"{directory} has no {WEIGHTS}; other formats are refused; roll back to another adapter")
-    if _sha256(weights) != card["sha256"]:
-        raise Corrupt(f"{weights} is not what its card says (sha256 differs); roll back to another adapter")
+    card, weights = verify(directory), directory / WEIGHTS
     if card["base"]["sha256"] != base:
         raise Corrupt(
             f"{directory} was trained on another base model ({card['base']['name']}); set generator.model to it"

@@ -178,7 +178,9 @@ class LanguageModel:
         on_token: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Generation:
-        """Answer greedily. `on_token` gets the text as it grows, piece by piece; `stop` is asked before each token."""
+        """Answer greedily. `on_token` gets the text as it grows, piece by piece: stripped, the pieces are the answer.
+        `stop` is asked before each token; what was said until then is the answer.
+        """
         started = time.perf_counter()
         said = ""
 
@@ -191,7 +193,10 @@ class LanguageModel:
 
         prompt = self.encode(messages)
         ids = self._decode([prompt], max_new_tokens, tell if on_token else None, stop)[0]
-        return Generation(self._text(ids).strip(), len(prompt), len(ids), time.perf_counter() - started)
+        text = self._text(ids)
+        if on_token and len(text) > len(said):  # held back as half a character, and it ends like that
+            on_token(text[len(said) :])
+        return Generation(text.strip(), len(prompt), len(ids), time.perf_counter() - started)
 
     def generate_batch(self, chats: Sequence[Sequence[dict[str, str]]], max_new_tokens: int) -> list[str]:
         """Greedy answers to several chats at once, the same as one by one. Chats of like length waste the least."""

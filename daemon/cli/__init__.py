@@ -9,7 +9,14 @@ from typing import Any, NoReturn
 
 import typer
 
-from daemon.cli import configuration, learning, memory, states  # noqa: F401 - they add their commands to `app`
+from daemon.cli import (  # noqa: F401 - they add their commands to `app`
+    backups,
+    configuration,
+    evaluation,
+    learning,
+    memory,
+    states,
+)
 from daemon.cli.frame import app
 from store.errors import MemexError, UsageError
 

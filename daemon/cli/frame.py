@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,9 +42,14 @@ def settings_from(config: Path | None) -> Any:
 
 
 def carry_out(
-    config: Path | None, as_json: bool, operation: str, arguments: dict[str, Any], rendered: Callable[[Any], str]
+    config: Path | None,
+    as_json: bool,
+    operation: str,
+    arguments: dict[str, Any],
+    rendered: Callable[[Any], str],
+    on_token: Callable[[str], None] | None = None,
 ) -> Any:
-    """Have the daemon do it, or, without one, do it here; then show what came out."""
+    """Have the daemon do it, or, without one, do it here; then show what came out. `on_token` is for `ask`."""
     from daemon.config import socket_path
 
     settings = settings_from(config)
@@ -51,13 +58,29 @@ def carry_out(
         from daemon.progress import following
 
         with following(socket, operation, operation in LONG and not as_json, client.call):
-            result = client.call(socket, operation, arguments)
+            result = client.call(socket, operation, arguments, on_token)
     else:
         from daemon.offline import perform
 
-        result = perform(settings, operation, arguments, show_progress=not as_json)
+        heard = {"on_token": on_token} if on_token else {}
+        result = perform(settings, operation, arguments | heard, show_progress=not as_json)
     show_result(result, as_json, rendered)
     return result
+
+
+@contextmanager
+def connected(settings: Any) -> Iterator[Callable[[str, dict[str, Any]], Any]]:
+    """Several operations in a row: by the daemon or, without one, by a memory that is opened once."""
+    from daemon.config import socket_path
+
+    socket = socket_path(settings)
+    if client.is_running(socket):
+        yield partial(client.call, socket)
+    else:
+        from daemon.offline import opened
+
+        with opened(settings) as perform:
+            yield perform
 
 
 def show_result(result: Any, as_json: bool, rendered: Callable[[Any], str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from daemon.cli.frame import (
     settings_from,
     show_result,
 )
+from store.errors import UsageError
 
 PARTLY = 3  # exit code: done, but some files failed
 
@@ -97,7 +99,18 @@ def ask(
 ) -> None:
     """Answer a question from the documents, with citations."""
     arguments = {"question": question, "k": k, "at": at, "base": base, "source": source, "domain": domain, "tag": tag}
-    carry_out(config, as_json, "ask", arguments, render.ask)
+    if as_json or not sys.stdout.isatty():
+        carry_out(config, as_json, "ask", arguments, render.ask)
+        return
+    said = ""
+
+    def on_token(piece: str) -> None:
+        nonlocal said
+        piece = piece if said else piece.lstrip()
+        print(piece, end="", flush=True)
+        said += piece
+
+    carry_out(config, as_json, "ask", arguments, lambda found: render.after_answer(said, found), on_token)
 
 
 @app.command()
@@ -119,22 +132,40 @@ def feedback(
 def documents(
     failed: Annotated[bool, typer.Option("--failed", help="Only those that could not be read.")] = False,
     held: Annotated[bool, typer.Option("--held", help="Only those that a rollback holds.")] = False,
+    at: At = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """List what is remembered."""
-    carry_out(config, as_json, "documents", {"failed": failed, "held": held}, render.documents)
+    carry_out(config, as_json, "documents", {"failed": failed, "held": held, "at": at}, render.documents)
 
 
 @app.command()
 def show(
     document: str,
+    revisions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[A [B]]", help="For --diff: numbers that --history shows, or WHENs; B is else now."),
+    ] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Show what changed from revision A to B.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Its revisions too.")] = False,
+    at: At = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a document's chunks; name it by id, path or the end of its path."""
-    carry_out(config, as_json, "show", {"document": document, "history": history}, render.show)
+    named = revisions or []
+    if diff:
+        if not 1 <= len(named) <= 2 or history or at:
+            raise UsageError(
+                "say what to compare, as in `memex show notes.md --diff 1 2`, and neither --history nor --at"
+            )
+        compared = {"document": document, "first": named[0], "second": named[1] if named[1:] else None}
+        carry_out(config, as_json, "show_diff", compared, render.diff)
+        return
+    if named:
+        raise UsageError(f"{named[0]!r}: one document at a time; to compare its revisions say --diff")
+    carry_out(config, as_json, "show", {"document": document, "history": history, "at": at}, render.show)
 
 
 @app.command()
@@ -156,8 +187,13 @@ def forget(document: str, yes: Yes = False, config: Config = None, as_json: AsJs
 
 
 @app.command()
-def doctor(config: Config = None, as_json: AsJson = False) -> None:
+def doctor(
+    read_data: Annotated[bool, typer.Option("--read-data", help="Read and verify every file and row.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without loss.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
     """Check that head, tables, catalogue, snapshots and adapters agree."""
-    result = carry_out(config, as_json, "doctor", {}, render.doctor)
+    result = carry_out(config, as_json, "repair" if repair else "doctor", {"read_data": read_data}, render.doctor)
     if result["problems"]:
         raise typer.Exit(1)

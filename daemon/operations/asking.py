@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
-from daemon.answer import Answer, record_search
+from daemon.answer import Answer, asked_with, record_search
 from daemon.answer import ask as answer_question
 from daemon.operations import shapes
-from daemon.operations.shapes import Json
+from daemon.operations.shapes import Depth, Json
 from daemon.runtime import Runtime
 from store.errors import NotFound, UsageError
 from store.types import Filters
+from trainers.model import LanguageModel
+
+FAULTS = ("unsupported", "wrong", "citation")
 
 
 def search(
     runtime: Runtime,
     query: str,
-    k: int | None = None,
+    k: Depth | None = None,
     at: str | None = None,
     source: str | None = None,
     domain: str | None = None,
@@ -28,7 +33,7 @@ def search(
     k = runtime.settings.retrieval.k if k is None else k
     found = runtime.memory.search(query, k, when=at, filters=filters)
     seconds = time.perf_counter() - started
-    retrieval_id = record_search(runtime.memory, query, found, seconds)
+    retrieval_id = record_search(runtime.memory, query, found, seconds, asked_with(k, filters))
     return {
         **shapes.state(found.state),
         "results": [shapes.hit(hit) for hit in found.hits],
@@ -40,20 +45,24 @@ def search(
 def ask(
     runtime: Runtime,
     question: str,
-    k: int | None = None,
+    k: Depth | None = None,
     at: str | None = None,
     base: bool = False,
     source: str | None = None,
     domain: str | None = None,
     tag: str | None = None,
+    *,
+    on_token: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Json:
     """Answer a question from the documents, with citations."""
     filters = _filters(runtime, source, domain, tag)
-    answer: Answer = runtime.with_model(
-        lambda load: answer_question(
-            runtime.memory, load, runtime.settings, question, k=k, when=at, filters=filters, base=base
-        )
-    )
+
+    def use(load: Callable[[], LanguageModel], stop: Callable[[], bool]) -> Answer:
+        how: dict[str, Any] = {"k": k, "when": at, "filters": filters, "base": base}
+        return answer_question(runtime.memory, load, runtime.settings, question, **how, on_token=on_token, stop=stop)
+
+    answer: Answer = runtime.with_model(use, stop)
     return {
         **shapes.state(answer.found.state),
         "answer": answer.text,
@@ -77,12 +86,16 @@ def ask(
     }
 
 
-def feedback(runtime: Runtime, retrieval: str, verdict: str, answer: str | None = None) -> Json:
-    """Say whether an answer was right, and what would have been."""
+def feedback(
+    runtime: Runtime, retrieval: str, verdict: str, answer: str | None = None, fault: str | None = None
+) -> Json:
+    """Say whether an answer was right, what is bad about it, and what would have been right."""
     if verdict not in ("good", "bad"):
         raise UsageError(f"the verdict is {verdict!r}; say 'good' or 'bad'")
-    runtime.memory.journal.feedback(retrieval, verdict, answer)
-    return {"retrieval_id": retrieval, "feedback": verdict, "correction": answer}
+    if fault is not None and (verdict != "bad" or fault not in FAULTS):
+        raise UsageError(f"the fault is {fault!r}; a bad answer has one of these: {', '.join(FAULTS)}")
+    runtime.memory.journal.feedback(retrieval, verdict, answer, fault)
+    return {"retrieval_id": retrieval, "feedback": verdict, "fault": fault, "correction": answer}
 
 
 def _filters(runtime: Runtime, source: str | None, domain: str | None, tag: str | None) -> Filters:

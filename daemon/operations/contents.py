@@ -47,8 +47,16 @@ def sync(
     }
 
 
-def documents(runtime: Runtime, failed: bool = False, held: bool = False) -> Json:
-    """What is remembered, what failed, what is held."""
+def documents(runtime: Runtime, failed: bool = False, held: bool = False, at: str | None = None) -> Json:
+    """What is remembered, what failed, what is held; or what a past state held."""
+    if at is not None:
+        if failed or held:
+            raise UsageError("what failed or is held is known of now only; leave out --at")
+        state = runtime.memory.state(at)
+        return {
+            **shapes.state(state),
+            "documents": [shapes.document(one) for one in runtime.memory.past.documents(state)],
+        }
     listed = runtime.memory.documents()
     holds = {hold.document_id: hold for hold in runtime.memory.holds()}
     if failed:
@@ -63,25 +71,28 @@ def documents(runtime: Runtime, failed: bool = False, held: bool = False) -> Jso
     }
 
 
-def show(runtime: Runtime, document: str, history: bool = False) -> Json:
-    """One document: its chunks, and its revisions if asked."""
-    found = runtime.memory.find(document)
-    shown = shapes.document(found)
-    shown["passages"] = [shapes.hit(hit) for hit in runtime.memory.chunks([found.document_id])]
+def show(runtime: Runtime, document: str, history: bool = False, at: str | None = None) -> Json:
+    """One document, now or in a past state: its chunks, and its revisions if asked."""
+    memory = runtime.memory
+    state = memory.state(at)
+    found = memory.find(document) if at is None else memory.past.find(document, state)
+    shown = shapes.document(found) if at is None else {**shapes.state(state), **shapes.document(found)}
+    shown["passages"] = [shapes.hit(hit) for hit in memory.chunks([found.document_id], state.head)]
     if history:
-        shown["history"] = [
-            {
-                "content": one.content,
-                "path": one.path,
-                "since": one.since,
-                "until": one.until,
-                "modified_at": one.modified_at.isoformat(),
-                "ingested_at": one.ingested_at.isoformat(),
-                "chunks": one.chunks,
-            }
-            for one in runtime.memory.history(found.document_id)
-        ]
+        shown["history"] = [shapes.served(one) for one in memory.past.history(found.document_id)]
     return shown
+
+
+def show_diff(runtime: Runtime, document: str, first: str, second: str | None = None) -> Json:
+    """What changed from one revision of a document to another: each a number of its history, or a WHEN."""
+    found = runtime.memory.find(document)
+    compared = runtime.memory.past.diff(found.document_id, first, second)
+    return {
+        "document_id": found.document_id,
+        "from": shapes.served(compared.first),
+        "to": shapes.served(compared.second),
+        "diff": list(compared.lines),
+    }
 
 
 def release(runtime: Runtime, paths: list[str] | None = None, everything: bool = False) -> Json:
@@ -101,7 +112,7 @@ def forget(runtime: Runtime, document: str) -> Json:
     """Remove a document from all history, and retire the adapters that learned from it."""
     started = time.perf_counter()
     found = runtime.memory.find(document)
-    contents = {one.content for one in runtime.memory.history(found.document_id)}
+    contents = {one.revision.content for one in runtime.memory.past.history(found.document_id)}
     copies = [
         one.place.path
         for one in runtime.memory.known_with(sorted(contents))

@@ -8,16 +8,28 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import delete, func, update
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, and_, col, or_, select
 
 from store.catalogue import holds
 from store.catalogue.tables import DocumentRow, HoldRow, RevisionRow
-from store.types import Batch, Document, Failed, Known, Labels, Place, Rehome, Revision, Seen, Stat, Upsert
+from store.types import (
+    LONGEST_PAUSE,
+    Batch,
+    Document,
+    Failed,
+    Known,
+    Labels,
+    Place,
+    Rehome,
+    Revision,
+    Seen,
+    Stat,
+    Upsert,
+)
 
 Value = TypeVar("Value")
 
 FIRST_PAUSE = timedelta(minutes=1)  # before a failed file's second try; doubles with each, up to LONGEST_PAUSE
-LONGEST_PAUSE = timedelta(days=1)
 
 
 def known(session: Session, source: str | None = None) -> list[Known]:
@@ -175,12 +187,28 @@ def keep_out(session: Session, one: Known, reason: str, now: datetime) -> None:
     holds.add(session, one.document_id, one.content, reason, now)
 
 
-def live_at(session: Session, move: int) -> dict[str, Revision]:
-    """document id -> the revision that was live in that state."""
-    query = select(RevisionRow).where(
-        RevisionRow.since <= move, or_(col(RevisionRow.until).is_(None), col(RevisionRow.until) > move)
+def live_at(session: Session, move: int, only: Iterable[str] | None = None) -> dict[str, Revision]:
+    """document id -> the revision that was live in that state; of `only` these documents, where given."""
+    query = select(RevisionRow).where(_live(move))
+    queries = (
+        [query] if only is None else [query.where(col(RevisionRow.document_id).in_(some)) for some in portions(only)]
     )
-    return {row.document_id: _as_revision(row) for row in session.exec(query)}
+    return {row.document_id: _as_revision(row) for query in queries for row in session.exec(query)}
+
+
+def touched(session: Session, first: int, second: int) -> set[str]:
+    """The documents with a revision that began or ended between two states: no others can differ."""
+    low, high = sorted((first, second))
+    ends = (col(RevisionRow.since), col(RevisionRow.until))
+    queries = (select(RevisionRow.document_id).where(end > low, end <= high) for end in ends)
+    return {document_id for query in queries for document_id in session.exec(query)}
+
+
+def find_at(session: Session, name: str, move: int) -> list[Revision]:
+    """The revisions live in that state of the documents that `name` names then: an id, a path, or a path's end."""
+    query = select(RevisionRow).where(_live(move), _named(RevisionRow, name))
+    found = sorted(map(_as_revision, session.exec(query)), key=lambda one: one.path)
+    return [one for one in found if name in (one.document_id, one.path)] or found
 
 
 def history(session: Session, document_id: str) -> list[Revision]:
@@ -190,9 +218,7 @@ def history(session: Session, document_id: str) -> list[Revision]:
 
 def counts_at(session: Session, move: int) -> tuple[int, int]:
     """(documents, chunks) of a state."""
-    query = select(func.count(), func.coalesce(func.sum(RevisionRow.chunks), 0)).where(
-        RevisionRow.since <= move, or_(col(RevisionRow.until).is_(None), col(RevisionRow.until) > move)
-    )
+    query = select(func.count(), func.coalesce(func.sum(RevisionRow.chunks), 0)).where(_live(move))
     documents, chunks = session.execute(query).one()
     return int(documents), int(chunks)
 
@@ -230,18 +256,25 @@ def find(session: Session, name: str) -> list[Document]:
         (col(RevisionRow.document_id) == col(DocumentRow.document_id)) & col(RevisionRow.until).is_(None),
         isouter=True,
     )
-    named = or_(
-        DocumentRow.document_id == name,
-        DocumentRow.path == name,
-        col(DocumentRow.path).endswith("/" + name.lstrip("/"), autoescape=True),
-    )
     held = set(session.exec(select(HoldRow.document_id)))
     found = []
-    for row, live in session.exec(query.where(named)):
+    for row, live in session.exec(query.where(_named(DocumentRow, name))):
         state = _state(row, live, held)
         found.append(_as_document(row, live, state))
     exact = [one for one in found if name in (one.document_id, one.path)]
     return sorted(exact or found, key=lambda one: (one.state == "gone", one.path))
+
+
+def _live(move: int) -> Any:
+    return and_(col(RevisionRow.since) <= move, or_(col(RevisionRow.until).is_(None), col(RevisionRow.until) > move))
+
+
+def _named(table: type[DocumentRow] | type[RevisionRow], name: str) -> Any:
+    return or_(
+        col(table.document_id) == name,
+        col(table.path) == name,
+        col(table.path).endswith("/" + name.lstrip("/"), autoescape=True),
+    )
 
 
 def _state(row: DocumentRow, live: RevisionRow | None, held: set[str]) -> str:

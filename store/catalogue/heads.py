@@ -1,15 +1,27 @@
-"""The head, its moves, and the generations they name."""
+"""The head, its moves, the generations they name, and the settings that were in force."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, func, union, update
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
-from store.catalogue.tables import GenerationRow, HeadRow, MoveRow, RetrievalRow, RevisionRow, RunRow, SnapshotRow
+from store.catalogue.tables import (
+    GenerationRow,
+    HeadRow,
+    IntentRow,
+    MoveRow,
+    OriginRow,
+    RetrievalRow,
+    RevisionRow,
+    RunRow,
+    SettingsRow,
+    SnapshotRow,
+)
 from store.types import Head
 
 
@@ -21,12 +33,16 @@ def head(session: Session) -> Head | None:
 def move_head(
     session: Session, *, at: datetime, generation: str, version: int, adapter: int | None, reason: str
 ) -> Head:
-    """Record a move and point the head at it. Takes effect when the session commits."""
+    """Record a move and point the head at it. Takes effect when the session commits.
+
+    A rollback that is still intended ends with this: either it is the one, or it failed and was overtaken.
+    """
     row = MoveRow(at=at, generation=generation, version=version, adapter=adapter, reason=reason)
     session.add(row)
     session.flush()
     assert row.move is not None
     session.merge(HeadRow(id=1, move=row.move))
+    session.execute(delete(IntentRow))
     return as_head(row)
 
 
@@ -44,6 +60,26 @@ def at_time(session: Session, when: datetime) -> Head | None:
     return None if row is None else as_head(row)
 
 
+def moves(session: Session, numbers: Iterable[int]) -> dict[int, Head]:
+    """move -> the state that it made."""
+    found = (session.get(MoveRow, number) for number in set(numbers))
+    return {row.move: as_head(row) for row in found if row is not None and row.move is not None}
+
+
+def is_kept(session: Session, move: int) -> bool:
+    """Whether the state that the move made can be returned to."""
+    row = session.get(MoveRow, move)
+    return row is not None and row.kept
+
+
+def versions_between(session: Session, generation: str, since: int, until: int | None) -> Iterator[int]:
+    """The versions that served in the moves from `since` to before `until`, newest first."""
+    query = select(MoveRow.version).where(MoveRow.generation == generation, col(MoveRow.move) >= since)
+    if until is not None:
+        query = query.where(col(MoveRow.move) < until)
+    yield from session.exec(query.order_by(col(MoveRow.move).desc()))
+
+
 def oldest_kept(session: Session) -> int:
     """The first move whose state is still there."""
     return int(session.exec(select(func.min(MoveRow.move)).where(col(MoveRow.kept))).one() or 0)
@@ -53,6 +89,11 @@ def latest_versions(session: Session, generation: str, count: int) -> set[int]:
     """The versions of the latest `count` states."""
     query = select(MoveRow.version).where(MoveRow.generation == generation, col(MoveRow.kept))
     return set(session.exec(query.order_by(col(MoveRow.move).desc()).limit(count)))
+
+
+def kept_versions(session: Session, generation: str) -> set[int]:
+    """The versions of the states that can be returned to."""
+    return set(session.exec(select(MoveRow.version).where(MoveRow.generation == generation, col(MoveRow.kept))))
 
 
 def keep_only(session: Session, generation: str, versions: Collection[int]) -> None:
@@ -93,6 +134,40 @@ def add_generation(session: Session, generation: str, settings: dict[str, Any], 
 def generation_settings(session: Session, generation: str) -> dict[str, Any]:
     row = session.get(GenerationRow, generation)
     return {} if row is None else dict(row.settings)
+
+
+def note_settings(session: Session, move: int, config: str, settings: dict[str, Any]) -> None:
+    """After `move` these settings are in force; nothing to note where they were already."""
+    latest = session.exec(select(SettingsRow.config).order_by(col(SettingsRow.id).desc()).limit(1)).one_or_none()
+    if latest != config:
+        session.add(SettingsRow(since=move, config=config, settings=settings))
+
+
+def settings_of(session: Session, config: str) -> dict[str, Any]:
+    """The settings of this fingerprint; {} when they are not known."""
+    row = session.exec(select(SettingsRow).where(SettingsRow.config == config).limit(1)).one_or_none()
+    return {} if row is None else dict(row.settings)
+
+
+def settings_at(session: Session, move: int) -> dict[str, Any]:
+    """The settings that a state was made under; those in force now where it is the head."""
+    now = head(session)
+    query = select(SettingsRow).order_by(col(SettingsRow.id).desc()).limit(1)
+    if now is None or now.move != move:
+        query = query.where(
+            or_(SettingsRow.since < move, SettingsRow.since == 1)
+        )  # the first state was made under these
+    row = session.exec(query).one_or_none()
+    return {} if row is None else dict(row.settings)
+
+
+def origin(session: Session) -> str:
+    """The name that tells this memory from any other; given when it is first asked for."""
+    row = session.get(OriginRow, 1)
+    if row is None:
+        row = OriginRow(id=1, name=uuid.uuid4().hex)
+        session.add(row)
+    return row.name
 
 
 def as_head(row: MoveRow) -> Head:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlmodel import Session, col, select
 
 from store.catalogue import documents, heads, holds
 from store.catalogue.tables import DocumentRow, IntentRow, MoveRow, RevisionRow, SnapshotRow
-from store.types import Head, Revision, Snapshot
+from store.types import Head, Hold, Revision, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ def add_snapshot(session: Session, snapshot: Snapshot) -> None:
             chunks=snapshot.chunks,
             config=snapshot.config,
             reason=snapshot.reason,
+            pinned=snapshot.pinned,
+            undoes=snapshot.undoes,
         )
     )
 
@@ -69,6 +72,12 @@ def delete_snapshot(session: Session, name: str) -> None:
         session.delete(row)
 
 
+def pin(session: Session, name: str, pinned: bool) -> None:
+    row = session.get(SnapshotRow, name)
+    if row is not None:
+        row.pinned = pinned
+
+
 def recount(session: Session) -> None:
     """Count the snapshots' documents and chunks anew, after some were forgotten."""
     for row in session.exec(select(SnapshotRow)):
@@ -81,6 +90,7 @@ def intent(session: Session) -> Intent | None:
 
 
 def write_intent(session: Session, intent: Intent) -> None:
+    """In place of one that a rollback which failed could not take back."""
     session.merge(IntentRow(id=1, snapshot=intent.snapshot, only=intent.only, safety=intent.safety))
 
 
@@ -92,7 +102,8 @@ def clear_intent(session: Session) -> None:
 
 def changes(session: Session, now: int, then: int) -> list[Change]:
     """The documents whose live revision differs between two states, by id."""
-    before, after = documents.live_at(session, now), documents.live_at(session, then)
+    touched = documents.touched(session, now, then)
+    before, after = documents.live_at(session, now, touched), documents.live_at(session, then, touched)
     differing = [
         Change(document_id, before.get(document_id), after.get(document_id))
         for document_id in before.keys() | after.keys()
@@ -101,26 +112,37 @@ def changes(session: Session, now: int, then: int) -> list[Change]:
     return sorted(differing, key=lambda change: change.document_id)
 
 
-def reconcile(session: Session, changed: list[Change], *, head: Head, reason: str) -> int:
-    """Make the revisions those of the state returned to, put what was undone on hold, and return how many are held.
+def to_hold(session: Session, changed: list[Change], snapshot: str, at: datetime) -> list[Hold]:
+    """What a rollback to `snapshot` must hold of the documents that it changes, for the next scan not to undo it.
 
-    `head` is the state that the rollback makes. A document is held when its file still has what memory no longer has
-    (or, its file gone, when memory has it again): the next scan would otherwise undo the rollback.
+    That is one whose file still has what memory no longer has, or whose file is gone while memory has it again.
     """
-    documents.end_revisions(session, [change.document_id for change in changed if change.now], head.move)
+    found = []
     held_before = {hold.document_id: hold.content for hold in holds.listing(session)}
     for change in changed:
-        if change.then is not None:
-            session.add(_reopened(change.then, head))
         row = session.get(DocumentRow, change.document_id)
         live = change.then.content if change.then else None
         on_disk = row.content if row else None
-        undone = {change.now.content if change.now else None, held_before.get(change.document_id)}
-        if on_disk != live and on_disk in undone:
-            kept_out = on_disk or held_before.get(change.document_id)  # a file that is gone may come back
-            holds.add(session, change.document_id, None if kept_out == live else kept_out, reason, head.at)
-        else:
-            holds.drop(session, [change.document_id])
+        held = held_before.get(change.document_id)
+        if row is not None and on_disk != live and on_disk in (change.now.content if change.now else None, held):
+            kept_out = on_disk or held  # a file that is gone may come back
+            content = None if kept_out == live else kept_out
+            why = "taken out by the rollback to" if on_disk else "without its file since the rollback to"
+            found.append(Hold(change.document_id, row.path, content, f"{why} {snapshot}", at))
+    return found
+
+
+def reconcile(session: Session, changed: list[Change], *, head: Head, snapshot: str) -> int:
+    """Make the revisions those of `snapshot`, put what was undone on hold, and return how many documents are held.
+
+    `head` is the state that the rollback makes.
+    """
+    held = to_hold(session, changed, snapshot, head.at)
+    documents.end_revisions(session, [change.document_id for change in changed if change.now], head.move)
+    session.add_all(_reopened(change.then, head) for change in changed if change.then is not None)
+    holds.drop(session, [change.document_id for change in changed])
+    for one in held:
+        holds.add(session, one.document_id, one.content, one.reason, one.at)
     return len(holds.listing(session))
 
 
@@ -159,4 +181,6 @@ def _as_snapshot(row: SnapshotRow, move: MoveRow) -> Snapshot:
         chunks=row.chunks,
         config=row.config,
         reason=row.reason,
+        pinned=row.pinned,
+        undoes=row.undoes,
     )

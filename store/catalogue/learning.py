@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import func
 from sqlmodel import Session, col, or_, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from store.catalogue.tables import AdapterRow, ExampleRow, RetrievalRow, RunRow
-from store.types import Example, Passage, Retrieval, Run
+from store.types import Ended, Example, Passage, Retrieval, Run
 
 
 def add_retrieval(session: Session, retrieval: Retrieval) -> None:
@@ -33,17 +34,25 @@ def retrieval(session: Session, retrieval_id: str) -> Retrieval | None:
     return None if row is None else _as_retrieval(row)
 
 
-def set_feedback(session: Session, retrieval_id: str, feedback: str, correction: str | None) -> None:
+def set_feedback(session: Session, retrieval_id: str, feedback: str, correction: str | None, fault: str | None) -> None:
     row = session.get(RetrievalRow, retrieval_id)
     assert row is not None
-    row.feedback, row.correction = feedback, correction
+    row.feedback, row.correction, row.fault = feedback, correction, fault
 
 
-def retrievals(session: Session, *, judged: bool, limit: int) -> list[Retrieval]:
-    """The newest retrievals, newest first; with `judged` only those whose answer was accepted or corrected."""
-    query = select(RetrievalRow)
-    if judged:
-        query = query.where(or_(RetrievalRow.feedback == "good", col(RetrievalRow.correction).is_not(None)))
+def judged(session: Session, limit: int) -> list[Retrieval]:
+    """The newest retrievals whose answer is known to be right, or was corrected; newest first."""
+    right = (RetrievalRow.feedback == "good", RetrievalRow.fault == "citation")
+    return _newest(session, select(RetrievalRow).where(or_(*right, col(RetrievalRow.correction).is_not(None))), limit)
+
+
+def unjudged(session: Session, limit: int) -> list[Retrieval]:
+    """The newest answers that nobody has judged; newest first."""
+    query = select(RetrievalRow).where(col(RetrievalRow.answer).is_not(None), col(RetrievalRow.feedback).is_(None))
+    return _newest(session, query, limit)
+
+
+def _newest(session: Session, query: SelectOfScalar[RetrievalRow], limit: int) -> list[Retrieval]:
     rows = session.exec(query.order_by(col(RetrievalRow.at).desc()).limit(limit))
     return [_as_retrieval(row) for row in rows]
 
@@ -63,21 +72,11 @@ def begin_run(session: Session, *, at: datetime, trigger: str, move: int, incumb
     return row.run
 
 
-def end_run(
-    session: Session,
-    run: int,
-    *,
-    at: datetime,
-    decision: str,
-    reason: str,
-    adapter: int | None = None,
-    examples: int = 0,
-    metrics: Mapping[str, Any] | None = None,
-) -> None:
-    row = session.get(RunRow, run)
+def end_run(session: Session, ended: Ended, at: datetime) -> None:
+    row = session.get(RunRow, ended.run)
     assert row is not None
-    row.finished_at, row.decision, row.reason = at, decision, reason
-    row.adapter, row.examples, row.metrics = adapter, examples, dict(metrics or {})
+    row.finished_at, row.decision, row.reason = at, ended.decision, ended.reason
+    row.adapter, row.examples, row.metrics = ended.adapter, ended.examples, dict(ended.metrics)
 
 
 def end_unfinished_runs(session: Session, at: datetime) -> None:
@@ -121,6 +120,12 @@ def add_adapter(session: Session, *, run: int, at: datetime, base: str, sha256: 
     return row.adapter
 
 
+def adapters(session: Session) -> list[int]:
+    """The numbers of all adapters that have files."""
+    rows = session.exec(select(AdapterRow.adapter).where(AdapterRow.state != "retired"))
+    return sorted(adapter for adapter in rows if adapter is not None)
+
+
 def set_adapter_state(session: Session, adapter: int, state: str) -> None:
     row = session.get(AdapterRow, adapter)
     assert row is not None
@@ -162,6 +167,7 @@ def _as_retrieval(row: RetrievalRow) -> Retrieval:
         hits=tuple(row.hits),
         answer=row.answer,
         feedback=row.feedback,
+        fault=row.fault,
         correction=row.correction,
         extra=row.extra,
     )

@@ -25,11 +25,29 @@ class UtcTime(TypeDecorator[datetime]):
         return None if value is None else EPOCH + timedelta(microseconds=value)
 
 
+class OriginRow(SQLModel, table=True):
+    """One row: the name that tells this memory from any other, wherever it is copied to."""
+
+    __tablename__ = "origin"
+    id: int = Field(default=1, primary_key=True)
+    name: str
+
+
 class GenerationRow(SQLModel, table=True):
     __tablename__ = "generations"
     generation: str = Field(primary_key=True)
     settings: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     created_at: datetime = Field(sa_type=UtcTime)
+
+
+class SettingsRow(SQLModel, table=True):
+    """All settings as they were in force for the moves after `since`, until the next row's."""
+
+    __tablename__ = "settings"
+    id: int | None = Field(default=None, primary_key=True)
+    since: int
+    config: str = Field(index=True)  # their fingerprint
+    settings: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
 
 
 class MoveRow(SQLModel, table=True):
@@ -81,6 +99,9 @@ class RevisionRow(SQLModel, table=True):
     __table_args__ = (
         Index("revisions_live", "document_id", unique=True, sqlite_where=text("until IS NULL")),
         Index("revisions_of", "document_id", "since"),
+        Index("revisions_counted", "chunks", sqlite_where=text("until IS NULL")),  # all that counting the live needs
+        Index("revisions_since", "since"),
+        Index("revisions_until", "until"),
     )
     id: int | None = Field(default=None, primary_key=True)
     document_id: str
@@ -123,6 +144,8 @@ class SnapshotRow(SQLModel, table=True):
     chunks: int
     config: str
     reason: str
+    pinned: bool = False
+    undoes: str = ""
 
 
 class IntentRow(SQLModel, table=True):
@@ -142,6 +165,14 @@ class ForgettingRow(SQLModel, table=True):
     document_id: str = Field(primary_key=True)
 
 
+class SealRow(SQLModel, table=True):
+    """The hash of a table's file, which never changes."""
+
+    __tablename__ = "seals"
+    path: str = Field(primary_key=True)
+    sha256: str
+
+
 class RetrievalRow(SQLModel, table=True):
     __tablename__ = "retrievals"
     retrieval_id: str = Field(primary_key=True)
@@ -152,6 +183,7 @@ class RetrievalRow(SQLModel, table=True):
     hits: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
     answer: str | None = None
     feedback: str | None = None
+    fault: str | None = None
     correction: str | None = None
     extra: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
 
@@ -171,6 +203,19 @@ class RunRow(SQLModel, table=True):
     incumbent: int | None = None
     examples: int = 0
     metrics: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+class EvaluationRow(SQLModel, table=True):
+    __tablename__ = "evaluations"
+    evaluation: int | None = Field(default=None, primary_key=True)
+    at: datetime = Field(sa_type=UtcTime)
+    state: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    config: str
+    kind: str
+    name: str
+    questions: int
+    asked: str
+    metrics: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
 
 
 class ExampleRow(SQLModel, table=True):

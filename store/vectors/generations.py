@@ -7,26 +7,64 @@ A single `merge_insert` that also deletes by source joins the whole table: 140 m
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import lancedb
 import pyarrow as pa
+from lancedb.query import BooleanQuery, MatchQuery, Occur, PhraseQuery
 
-from store.errors import Corrupt
+from store.errors import Corrupt, DiskFailed
 from store.types import Filters, Hit, Rehome, Upsert, Vectors
 from store.vectors import upkeep
 from store.vectors.rows import HIT_COLUMNS, fresh_rows, hit, is_in, matrix, rehomed_rows, schema, where
 
-OVERFETCH = 4  # times k: what boosts may reorder
+PHRASE = re.compile(r'"([^"]*)"')
 INDEX_CACHE, METADATA_CACHE = 256 << 20, 128 << 20  # bytes
+REFUSALS = tuple(
+    map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE))
+)
+SOURCE_LINE = re.compile(r", /\S+\.rs:\d+:\d+")  # of LanceDB's own code
+LARGEST_VERSION = 2**64 - 1  # minus the version: how Lance names its manifests
+CREATED = 3  # versions of a table that nothing was written to: made, and given its two first indices
 PROBES = 50  # partitions of the vector index that a search looks into; with the default sizes all, up to 400,000 rows
 REFINE = 5  # times as many candidates are taken from the index, whose vectors are rounded, and compared exactly
 HANDLES = 8  # open read handles; each holds one version's manifest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _of_table(method: Callable[Concatenate[Generations, str, P], R]) -> Callable[Concatenate[Generations, str, P], R]:
+    """What Lance says of a disk or of a damaged file (it panics over some), as our errors."""
+
+    @wraps(method)
+    def call(self: Generations, generation: str, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, generation, *args, **kwargs)
+        except Exception as error:
+            if not isinstance(error, (RuntimeError, ValueError, OSError)) and type(error).__name__ != "RustPanic":
+                raise
+            said = SOURCE_LINE.sub("", str(error))
+            if "conflict" in said.lower():  # with another writer, which there should not be
+                raise
+            if any(reason in said for reason in REFUSALS):
+                raise DiskFailed(f"generation {generation} in {self.folder}: {said}") from error
+            raise Corrupt(
+                f"generation {generation} in {self.folder} cannot be read ({said}); "
+                "if the disk is well, roll back to a snapshot that can, or restore the state directory from a backup"
+            ) from error
+
+    return call  # type: ignore[return-value]
 
 
 class Generations:
@@ -42,6 +80,7 @@ class Generations:
 
     # --- writing -----------------------------------------------------------------------------------------------
 
+    @_of_table
     def create(self, generation: str, dimension: int) -> int:
         """Make an empty table with its indices (or complete the one a killed start made) and return its version."""
         self._db.create_table(generation, schema=schema(dimension), exist_ok=True)
@@ -49,10 +88,35 @@ class Generations:
         upkeep.create_indices(table)
         return int(table.version)
 
+    def drop_unreadable(self, generation: str, newer_than: int) -> None:
+        """Remove versions and tags that a power cut left without content, where nobody was told of them.
+
+        Lance opens no table whose newest version is such a one, nor lists any tags beside one.
+        """
+        folder = self.folder / f"{generation}.lance"
+        for tag in folder.glob("_refs/tags/*.json"):
+            if tag.stat().st_size == 0:
+                tag.unlink()
+        try:
+            self._newest(generation)
+        except Corrupt:
+            for version, manifest in _manifests(folder):
+                if version > newer_than:
+                    manifest.unlink()
+
+    def on_disk(self) -> dict[str, int]:
+        """generation -> its newest version by the names of its files, readable or not, acknowledged or not."""
+        return {
+            folder.stem: max((version for version, _ in _manifests(folder)), default=0)
+            for folder in self.folder.glob("*.lance")
+        }
+
+    @_of_table
     def latest(self, generation: str) -> int:
         """The newest version in the folder, acknowledged by a head or not."""
         return int(self._newest(generation).version)
 
+    @_of_table
     def write(
         self,
         generation: str,
@@ -80,14 +144,16 @@ class Generations:
             table.add(rows)
         return int(table.version)
 
+    @_of_table
     def tidy(self, generation: str, base: int) -> int:
         """Compact and index version `base`; returns the version that holds the same chunks in better shape."""
         self._ready(generation, base)
         table = upkeep.open_table(self.folder, generation)
-        upkeep.compact(table)
+        upkeep.compact(table, max(self.tags(generation).values(), default=None))
         upkeep.update_indices(table)
         return int(table.version)
 
+    @_of_table
     def purge(self, generation: str, base: int, document_ids: Iterable[str]) -> int:
         """Version `base` without these documents, in files and indices that hold no byte of them."""
         self._ready(generation, base)
@@ -95,6 +161,7 @@ class Generations:
         upkeep.purge(table, is_in("document_id", document_ids))
         return int(table.version)
 
+    @_of_table
     def prune(self, generation: str, keep: Collection[int], *, orphans: bool = False) -> int:
         """Let all versions go but these, the newest and those that are tagged; returns how many went.
 
@@ -106,12 +173,14 @@ class Generations:
                 del self._handles[key]
         return gone
 
+    @_of_table
     def restore(self, generation: str, version: int) -> int:
         """Make `version`'s content the newest; history stays. Returns the new version."""
         table = self._newest(generation)
         table.restore(version)
         return int(table.version)
 
+    @_of_table
     def tag(self, generation: str, name: str, version: int) -> None:
         tags = self._newest(generation).tags
         if name in tags.list():
@@ -119,63 +188,96 @@ class Generations:
         else:
             tags.create(name, version)
 
+    @_of_table
     def untag(self, generation: str, name: str) -> None:
         tags = self._newest(generation).tags
         if name in tags.list():
             tags.delete(name)
 
+    @_of_table
     def tags(self, generation: str) -> dict[str, int]:
         return {name: int(tag["version"]) for name, tag in self._newest(generation).tags.list().items()}
 
+    @_of_table
     def versions(self, generation: str) -> set[int]:
         """The versions that can be opened."""
         return {int(one["version"]) for one in upkeep.open_table(self.folder, generation).version_refs()}
 
+    @_of_table
+    def missing_indices(self, generation: str) -> list[str]:
+        """The indices that the newest version should have and has not."""
+        return upkeep.missing_indices(upkeep.open_table(self.folder, generation))
+
+    @_of_table
+    def orphans(self, generation: str) -> int:
+        """How many files no version needs: a write was cut off, or is under way."""
+        return upkeep.orphans(upkeep.open_table(self.folder, generation), self.folder / f"{generation}.lance")
+
+    @_of_table
+    def read_all(self, generation: str, version: int) -> None:
+        """Read every column of every row. Raises what Lance raises when it cannot."""
+        for _ in self._at(generation, version).search().to_batches():
+            pass
+
+    @_of_table
     def shape(self, generation: str) -> upkeep.Shape:
         return upkeep.shape(upkeep.open_table(self.folder, generation))
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def search(self, generation: str, version: int, vector: Vectors, k: int, filters: Filters) -> list[Hit]:
-        """The `k` chunks of the highest cosine similarity to `vector` (shape (dimension,)), best first.
-
-        A chunk's boost multiplies its similarity in the order, not in the score. Equals are ordered by chunk id, so
-        that the same version always answers the same.
-        """
+    @_of_table
+    def nearest(self, generation: str, version: int, vector: Vectors, n: int, filters: Filters) -> list[Hit]:
+        """The `n` chunks of the highest cosine similarity to `vector` (shape (dimension,)), best first."""
         query = self._at(generation, version).search(vector).distance_type("cosine")
-        query = query.nprobes(PROBES).refine_factor(REFINE)
-        if clause := where(filters):
-            query = query.where(clause, prefilter=True)
-        found = query.select([*HIT_COLUMNS, "boost", "_distance"]).limit(OVERFETCH * k).to_arrow().to_pylist()
-        found.sort(key=lambda row: (-(1.0 - row["_distance"]) * row["boost"], row["id"]))
-        return [hit(row, 1.0 - row["_distance"]) for row in found[:k]]
+        query = _narrowed(query.nprobes(PROBES).refine_factor(REFINE), filters)
+        found = query.select([*HIT_COLUMNS, "_distance"]).limit(n).to_arrow().to_pylist()
+        return _ordered(hit(row, 1.0 - row["_distance"]) for row in found)
 
+    @_of_table
+    def matching(
+        self, generation: str, version: int, words: str, vector: Vectors, n: int, filters: Filters
+    ) -> list[Hit]:
+        """The `n` chunks of the highest BM25 score for `words`, best first, with their similarity to `vector` too.
+
+        Every phrase in double quotes must stand in them as it is.
+        """
+        query = _narrowed(self._at(generation, version).search(_full_text(words)), filters)
+        found = query.select([*HIT_COLUMNS, "vector", "_score"]).limit(n).to_arrow()
+        similarities = matrix(found["vector"]) @ vector if found.num_rows else ()
+        rows = zip(found.drop_columns("vector").to_pylist(), similarities, strict=True)
+        return _ordered(replace(hit(row, float(similarity)), score=row["_score"]) for row, similarity in rows)
+
+    @_of_table
     def chunks(self, generation: str, version: int, document_ids: Iterable[str]) -> list[Hit]:
         """The documents' chunks in reading order, with a score of 0."""
         ids = list(document_ids)
         if not ids:
             return []
         query = self._at(generation, version).search().where(is_in("document_id", ids)).select(HIT_COLUMNS)
-        hits = [hit(row, 0.0) for row in query.limit(None).to_arrow().to_pylist()]
+        hits = [hit(row) for row in query.limit(None).to_arrow().to_pylist()]
         return sorted(hits, key=lambda hit: (hit.document_id, hit.position))
 
+    @_of_table
     def by_id(self, generation: str, version: int, chunk_ids: Sequence[str]) -> list[Hit]:
         """The chunks of these ids that the version has, in the order asked for."""
         if not chunk_ids:
             return []
         query = self._at(generation, version).search().where(is_in("id", chunk_ids)).select(HIT_COLUMNS)
-        found = {row["id"]: hit(row, 0.0) for row in query.limit(None).to_arrow().to_pylist()}
+        found = {row["id"]: hit(row) for row in query.limit(None).to_arrow().to_pylist()}
         return [found[one] for one in chunk_ids if one in found]
 
+    @_of_table
     def count(self, generation: str, version: int) -> int:
         return int(self._at(generation, version).count_rows())
 
+    @_of_table
     def table_of_contents(self, generation: str, version: int) -> dict[str, tuple[str, str, int]]:
         """document id -> (revision, path, number of chunks), of everything in the version."""
         rows = self._at(generation, version).search().select(["document_id", "revision", "path"]).limit(None).to_arrow()
         counted = rows.group_by(["document_id", "revision", "path"]).aggregate([([], "count_all")]).to_pylist()
         return {row["document_id"]: (row["revision"], row["path"], row["count_all"]) for row in counted}
 
+    @_of_table
     def vectors(self, generation: str, version: int) -> dict[str, Vectors]:
         """chunk id -> vector, of everything in the version."""
         rows = self._at(generation, version).search().select(["id", "vector"]).limit(None).to_arrow()
@@ -192,11 +294,9 @@ class Generations:
             table.restore(base)
         return table
 
+    @_of_table
     def _newest(self, generation: str) -> Any:
-        try:
-            return self._db.open_table(generation)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise Corrupt(f"generation {generation}: its table in {self.folder} cannot be opened ({error})") from error
+        return self._db.open_table(generation)
 
     def _at(self, generation: str, version: int) -> Any:
         """A handle fixed at `version`. Handles are never moved: checkout on a shared one would switch every reader."""
@@ -206,12 +306,32 @@ class Generations:
                 self._handles.move_to_end(key)
                 return self._handles[key]
         table = self._newest(generation)
-        try:
-            table.checkout(version)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise Corrupt(f"generation {generation}: version {version} cannot be read ({error})") from error
+        table.checkout(version)
         with self._lock:
             self._handles[key] = table
             while len(self._handles) > HANDLES:
                 self._handles.popitem(last=False)
         return table
+
+
+def _manifests(folder: Path) -> list[tuple[int, Path]]:
+    """The versions of a table by the files that hold them."""
+    return [(LARGEST_VERSION - int(file.stem), file) for file in folder.glob("_versions/*.manifest")]
+
+
+def _narrowed(query: Any, filters: Filters) -> Any:
+    clause = where(filters)
+    return query.where(clause, prefilter=True) if clause else query
+
+
+def _ordered(hits: Iterable[Hit]) -> list[Hit]:
+    """Best first; equals by chunk id, so that the same version always answers the same."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.chunk_id))
+
+
+def _full_text(words: str) -> Any:
+    phrases = [phrase for phrase in PHRASE.findall(words) if phrase.strip()]
+    query = MatchQuery(words, "text")
+    if not phrases:
+        return query
+    return BooleanQuery([*((Occur.MUST, PhraseQuery(one, "text")) for one in phrases), (Occur.SHOULD, query)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -26,6 +27,7 @@ def schema(dimension: int) -> pa.Schema:
             pa.field("page", pa.int32()),
             pa.field("headings", pa.list_(pa.string()), nullable=False),
             pa.field("text", pa.string(), nullable=False),
+            pa.field("fresh_at", pa.int32(), nullable=False),
             pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False),
             pa.field("domain", pa.string(), nullable=False),
             pa.field("tags", pa.list_(pa.string()), nullable=False),
@@ -42,7 +44,7 @@ def chunk_id(document_id: str, revision: str, position: int) -> str:
     return hashlib.blake2b(f"{document_id}\0{revision}\0{position}".encode(), digest_size=12).hexdigest()
 
 
-HIT_COLUMNS = [name for name in schema(1).names if name not in ("vector", "boost")]
+HIT_COLUMNS = [name for name in schema(1).names if name != "vector"]
 
 
 def fresh_rows(into: pa.Schema, upserts: Sequence[Upsert], ingested_at: datetime) -> pa.Table:
@@ -59,6 +61,7 @@ def fresh_rows(into: pa.Schema, upserts: Sequence[Upsert], ingested_at: datetime
             columns["page"].append(chunk.page)
             columns["headings"].append(list(chunk.headings))
             columns["text"].append(chunk.text)
+            columns["fresh_at"].append(chunk.fresh_at)
             columns["domain"].append(upsert.labels.domain)
             columns["tags"].append(list(upsert.labels.tags))
             columns["boost"].append(upsert.labels.boost)
@@ -110,7 +113,7 @@ def _relabelled(rows: pa.Table, document_id: str, content: str, place: Place, la
     }
 
 
-def hit(row: dict[str, Any], score: float) -> Hit:
+def hit(row: dict[str, Any], similarity: float = 0.0) -> Hit:
     return Hit(
         chunk_id=row["id"],
         document_id=row["document_id"],
@@ -121,12 +124,15 @@ def hit(row: dict[str, Any], score: float) -> Hit:
         headings=tuple(row["headings"]),
         page=row["page"],
         text=row["text"],
-        score=score,
+        score=similarity,
+        similarity=similarity,
         domain=row["domain"],
         tags=tuple(row["tags"]),
         modified_at=row["modified_at"],
         ingested_at=row["ingested_at"],
         embedded_at=row["embedded_at"],
+        fresh_at=row["fresh_at"],
+        boost=row["boost"],
     )
 
 
@@ -144,11 +150,25 @@ def is_in(column: str, values: Iterable[str]) -> str:
 
 
 def where(filters: Filters) -> str:
+    """The filters as a clause; empty when there are none."""
     clauses = []
-    if filters.source is not None:
-        clauses.append(f"source = {quoted(filters.source)}")
-    if filters.domain is not None:
-        clauses.append(f"domain = {quoted(filters.domain)}")
+    for column in ("source", "domain"):
+        if (value := getattr(filters, column)) is not None:
+            clauses.append(f"{column} = {quoted(value)}")
     if filters.tag is not None:
         clauses.append(f"array_has(tags, {quoted(filters.tag)})")
+    if filters.path is not None:
+        clauses.append(f"regexp_like(path, {quoted(glob_pattern(filters.path))})")
+    for column in ("modified_at", "ingested_at"):
+        for word, sign in (("after", ">="), ("before", "<")):
+            if (moment := getattr(filters, f"{column[:-3]}_{word}")) is not None:
+                clauses.append(f"{column} {sign} timestamp {quoted(moment.isoformat())}")
     return " AND ".join(clauses)
+
+
+def glob_pattern(glob: str) -> str:
+    """A regular expression for whole paths. A glob that does not begin with `/` fits at any depth."""
+    parts = re.split(r"(\*\*/?|\*|\?)", glob)
+    wild = {"**": ".*", "**/": "(.*/)?", "*": "[^/]*", "?": "[^/]"}
+    pattern = "".join(wild.get(part) or re.escape(part) for part in parts)
+    return f"^{'' if glob.startswith('/') else '(.*/)?'}{pattern}$"

@@ -10,18 +10,24 @@ once a tagged version is old.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import os
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lance
 
-MOST_FRAGMENTS = 48  # a search opens each of them
+MOST_FRAGMENTS = 128  # a search opens each of them
+MOST_LATE_FRAGMENTS = 8  # of those that no snapshot has
+ROOMY = 0.75  # of the most at the most are left by a compaction
 SMALLEST_TIER, TIER_FACTOR = 256, 4  # rows of a fragment that counts as large at first, and by how much tiers differ
-DEAD_SHARE = 0.5  # of a fragment's rows deleted: it is rewritten without them
+DEAD_SHARE = 0.25  # of a fragment's rows that make it worth rewriting without them
 UNINDEXED_ROWS = 512  # searched one by one; past that they get an index segment of their own
 SEGMENTS = 8  # of about one size: they are merged
+OF_VERSIONS = ("data", "_deletions", "_indices")  # the folders whose files belong to versions
+FOREVER = timedelta(days=36_500)
 ALIKE = 4  # times as large is about one size
 VECTOR_INDEX_ROWS = 10_000  # below that an exact search is as quick
 KEY_INDEX, TEXT_INDEX, VECTOR_INDEX = "document_id_idx", "text_idx", "vector_idx"
@@ -42,27 +48,49 @@ def open_table(folder: Path, generation: str) -> Any:
     return lance.dataset(str(folder / f"{generation}.lance"))
 
 
-def compact(table: Any) -> None:
-    """Merge small fragments if there are many, and rewrite those that are mostly deleted rows."""
-    sizes = [(one.fragment_id, one.physical_rows, one.num_deletions) for one in table.get_fragments()]
-    if dead := [number for number, rows, deleted in sizes if deleted > DEAD_SHARE * rows]:
-        rewrite(table, dead)
-    live = [rows for number, rows, _ in sizes if number not in dead]
-    if len(live) + len(dead) > MOST_FRAGMENTS:
+def compact(table: Any, snapshot: int | None) -> None:
+    """Merge small fragments if there are many, and let go of deleted rows once they outnumber the others.
+
+    `snapshot` is the newest version that has a name. What it has stays on the disk as it is, so merging that costs
+    room; what came later is merged sooner. Deleted rows are let go of all at once, as each time the indices of those
+    fragments are written anew too.
+    """
+    fragments = table.get_fragments()
+    rows, deleted = sum(one.physical_rows for one in fragments), sum(one.num_deletions for one in fragments)
+    if deleted > rows - deleted:
+        rewrite(table, {one.fragment_id for one in fragments if one.num_deletions > DEAD_SHARE * one.physical_rows})
+    pinned = _fragments(table.checkout_version(snapshot)) if snapshot is not None else []
+    _merge(table, MOST_LATE_FRAGMENTS, leave=range(max(pinned, default=-1) + 1))
+    _merge(table, MOST_FRAGMENTS, leave=())
+
+
+def _merge(table: Any, most: int, leave: Container[int]) -> None:
+    """Merge small neighbours where there are more than `most` fragments besides those to leave alone."""
+    sizes = {one.fragment_id: one.physical_rows for one in table.get_fragments()}
+    chosen = [rows for number, rows in sizes.items() if number not in leave]
+    if len(chosen) > most:
         # Of larger ones none may be touched: they would be split to the target's size.
-        table.optimize.compact_files(target_rows_per_fragment=tier(live), materialize_deletions=False)
+        table.optimize.compact_files(
+            target_rows_per_fragment=tier(chosen, most),
+            materialize_deletions=False,
+            excluded_fragment_ids=[number for number in sizes if number in leave],
+        )
+
+
+def _fragments(table: Any) -> list[int]:
+    return [one.fragment_id for one in table.get_fragments()]
 
 
 def rewrite(table: Any, fragments: Collection[int]) -> None:
     """Write these fragments anew without their deleted rows."""
-    others = [one.fragment_id for one in table.get_fragments() if one.fragment_id not in fragments]
+    others = [number for number in _fragments(table) if number not in fragments]
     table.optimize.compact_files(materialize_deletions_threshold=0.0, excluded_fragment_ids=others)
 
 
-def tier(sizes: Sequence[int]) -> int:
-    """The smallest number of rows such that merging neighbours below it leaves half of MOST_FRAGMENTS or fewer."""
+def tier(sizes: Sequence[int], most: int) -> int:
+    """The smallest number of rows such that merging neighbours below it leaves a good part of `most` free."""
     target = SMALLEST_TIER
-    while _left_after(sizes, target) > MOST_FRAGMENTS // 2 and target <= max(sizes):
+    while _left_after(sizes, target) > ROOMY * most and target <= max(sizes):
         target *= TIER_FACTOR
     return target
 
@@ -80,20 +108,27 @@ def _left_after(sizes: Iterable[int], target: int) -> int:
     return left
 
 
+def missing_indices(table: Any) -> list[str]:
+    """A key and a full-text index from the start, a vector index once it pays."""
+    wanted = [KEY_INDEX, TEXT_INDEX, *([VECTOR_INDEX] if table.count_rows() >= VECTOR_INDEX_ROWS else [])]
+    there = {index.name for index in table.describe_indices()}
+    return [name for name in wanted if name not in there]
+
+
 def create_indices(table: Any) -> None:
-    """Those that a table has from the start, if they are not there."""
-    names = {index.name for index in table.describe_indices()}
-    if KEY_INDEX not in names:
+    """Make those that are missing."""
+    missing = missing_indices(table)
+    if KEY_INDEX in missing:
         table.create_scalar_index("document_id", "BTREE", name=KEY_INDEX)
-    if TEXT_INDEX not in names:
+    if TEXT_INDEX in missing:
         create_text_index(table)
+    if VECTOR_INDEX in missing:
+        table.create_index("vector", "IVF_SQ", name=VECTOR_INDEX, metric="cosine")
 
 
 def update_indices(table: Any) -> None:
-    """Make the vector index when it pays, and give rows that no index covers a segment of their own."""
-    names = {index.name for index in table.describe_indices()}
-    if VECTOR_INDEX not in names and table.count_rows() >= VECTOR_INDEX_ROWS:
-        table.create_index("vector", "IVF_SQ", name=VECTOR_INDEX, metric="cosine")
+    """Make the indices that are missing, and give rows that none covers a segment of their own."""
+    create_indices(table)
     if unindexed_rows(table) < UNINDEXED_ROWS:
         return
     table.optimize.optimize_indices(num_indices_to_merge=0)
@@ -135,12 +170,19 @@ def clean(table: Any, keep: Collection[int], *, orphans: bool = False) -> int:
 
     With `orphans` the files of writes that were never committed go too: nobody else may be writing.
     """
-    doomed = [found["version"] for found in table.version_refs() if found["version"] not in keep]
-    doomed = [version for version in doomed if version != table.version]
+    doomed = {int(found["version"]) for found in table.version_refs()} - {*keep, table.version}
     if not doomed and not orphans:
         return 0
-    done = table.cleanup_old_versions(versions=doomed, delete_unverified=orphans, error_if_tagged_old_versions=False)
+    chosen: dict[str, Any] = {"versions": sorted(doomed)} if doomed else {"older_than": FOREVER}
+    done = table.cleanup_old_versions(**chosen, delete_unverified=orphans, error_if_tagged_old_versions=False)
     return int(done.old_versions)
+
+
+def orphans(table: Any, folder: Path) -> int:
+    """How many files below the table's folder no version refers to."""
+    needed = {path for batch in table.tracked_files() for path in batch["path"].to_pylist()}
+    there = {os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names}
+    return len([path for path in there - needed if path.split("/")[0] in OF_VERSIONS])
 
 
 def shape(table: Any) -> Shape:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("embedding", "ingest", "daemon")
+BENCHES = ("embedding", "ingest", "daemon", "store")
 RESULTS = Path(__file__).parent / "results"
 # figure -> (at least, at most)
 TARGETS: dict[str, tuple[float | None, float | None]] = {
@@ -24,11 +24,16 @@ TARGETS: dict[str, tuple[float | None, float | None]] = {
     "mixed_ratio": (1.35, None),
     "min_cosine": (0.999, None),
     "matmul_share": (0.75, None),
+    "openvino_full_ratio": (1.15, None),
+    "openvino_mixed_ratio": (1.5, None),
+    "openvino_min_cosine": (0.999, None),
+    "openvino_matmul_share": (0.85, None),
     "ingest_overhead_over_embedding": (None, 0.2),
     "unchanged_seconds": (None, 1.0),
     "unchanged_over_bare_walk": (None, 15.0),
     "edit_paragraph_at_top_embedded": (None, 3),
-    "edit_word_embedded_max": (None, 2),
+    "edit_word_in_middle_embedded": (None, 2),
+    "edit_word_share_above_two": (None, 0.02),
     "rename_embedded": (None, 0),
     "rename_seconds": (None, 3.0),
     "copy_embedded": (None, 0),
@@ -37,6 +42,14 @@ TARGETS: dict[str, tuple[float | None, float | None]] = {
     "close_to_searchable_p95": (None, 1.0),
     "during_backfill_p95": (None, 5.0),
     "memory_growth": (None, 0.3),
+    "rollback_many_over_few": (None, 2.0),
+    "rollback_seconds_many": (None, 0.15),
+    "snapshot_many_over_few": (None, 2.0),
+    "snapshot_seconds_many": (None, 0.1),
+    "search_at_snapshot_over_head": (None, 1.3),
+    "wear_disk_over_bulk": (None, 2.0),
+    "wear_search_over_bulk": (None, 1.3),
+    "daily_snapshots_disk_over_one": (None, 3.0),
 }
 
 

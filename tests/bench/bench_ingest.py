@@ -11,8 +11,10 @@ from typing import Any
 
 from daemon import operations
 from daemon.config import Settings
+from daemon.parsers import parse_bytes
 from daemon.runtime import Runtime
 from daemon.settings import Embedding, Source
+from store.chunking import chunk
 from tests.bench import corpus
 
 PAGE = 3000  # characters
@@ -32,7 +34,7 @@ def run(quick: bool = False) -> dict[str, Any]:
         return {
             **overhead(folder / "overhead", 20 if quick else 120),
             **unchanged(folder / "unchanged", 1_000 if quick else 10_000),
-            **edits(folder / "edits"),
+            **edits(folder / "edits", 20 if quick else 200),
             **moves(folder / "moves", 100 if quick else 1_000),
         }
 
@@ -71,32 +73,46 @@ def unchanged(folder: Path, count: int) -> dict[str, Any]:
     return {"unchanged_seconds": min(syncs), "unchanged_over_bare_walk": min(syncs) / min(walks)}
 
 
-def edits(folder: Path) -> dict[str, Any]:
-    """Chunks embedded when a 300-page document is edited: a paragraph at its top, then a word at 40 places."""
+def edits(folder: Path, places: int) -> dict[str, Any]:
+    """Chunks embedded when a 300-page document is edited: a paragraph at its top, a word in its middle; then the chunks
+    that would be for a word at many places."""
     runtime = open_runtime(folder, "hashing")
-    text, stock = "", iter(corpus.paragraphs())
+    # No headings: the words of one are in each of its section's chunks.
+    stock = [one for one in corpus.paragraphs() if not one.startswith("#")]
+    text, number = "", 0
     while len(text) < 300 * PAGE:
-        text += next(stock, "No more was to be had here, and so this stands in for it.") + "\n\n"
+        again, one = divmod(number, len(stock))
+        text += stock[one] + (f" (Part {again + 1}.)" if again else "") + "\n\n"
+        number += 1
     path = folder / "docs" / "book.md"
 
     def embedded(changed: str) -> int:
         path.write_text(changed)
         return int(operations.sync(runtime)["chunks_embedded"])
 
+    def with_a_word(at: int) -> str:
+        at = text.index(" ", at)
+        return text[:at] + " unexpectedly" + text[at:]
+
+    def chunks(changed: str) -> set[str]:
+        sections = parse_bytes(changed.encode(), path.name).sections
+        asked = runtime.settings.chunking
+        return {piece.text for piece in chunk(sections, runtime.embedder.spans, asked.tokens, asked.overlap)}
+
     whole = embedded(text)
     top = embedded("A paragraph that was not there before, put at the very top of the book.\n\n" + text)
     embedded(text)
-    words = []
-    for number in range(40):
-        at = text.index(" ", len(text) * (number + 1) // 42)
-        words.append(embedded(text[:at] + " unexpectedly" + text[at:]))
-        embedded(text)
+    middle = embedded(with_a_word(len(text) // 2))
     runtime.close()
+    known = chunks(text)
+    costs = [len(chunks(with_a_word(len(text) * place // (places + 1))) - known) for place in range(1, places + 1)]
     return {
         "edit_document_chunks": whole,
         "edit_paragraph_at_top_embedded": top,
-        "edit_word_embedded_mean": sum(words) / len(words),
-        "edit_word_embedded_max": max(words),
+        "edit_word_in_middle_embedded": middle,
+        "edit_word_embedded_mean": sum(costs) / len(costs),
+        "edit_word_embedded_max": max(costs),
+        "edit_word_share_above_two": sum(cost > 2 for cost in costs) / len(costs),
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 from daemon import operations
 from daemon.answer import Answer, ask, fit
 from store.errors import NotFound, UsageError
-from store.types import Filters
+from store.types import Ended, Filters
 from tests.daemon.conftest import World
 from trainers.model import Generation
 from trainers.prompt import ABSENT
@@ -108,14 +108,13 @@ def test_the_past_answers_for_itself(kitchen: World) -> None:
 
 def test_the_adapter_of_the_state_serves_and_base_leaves_it_out(kitchen: World) -> None:
     memory = kitchen.runtime.memory
-    number = memory.journal.add_adapter(
-        memory.journal.begin_run(trigger="test", move=1, incumbent=None), base="base", sha256="0"
-    )
+    run = memory.journal.begin_run(trigger="test", move=1, incumbent=None)
+    number = memory.journal.add_adapter(run, base="base", sha256="0")
     folder = memory.adapter_folder(number)
     folder.mkdir(parents=True)
     (folder / "card.json").write_text("{}")
     operations.snapshot_create(kitchen.runtime, "bare")
-    memory.promote(number)
+    memory.promote(number, Ended(run, "promote", "test", number))
     model = Model("40 minutes")
     answer = put(kitchen, model, "Bread bakes for how many minutes?")
     assert (answer.adapter, model.adapter) == (number, folder)

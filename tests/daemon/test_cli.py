@@ -133,6 +133,7 @@ def test_feedback_is_kept(served: Running) -> None:
         "retrieval_id": retrieval,
         "feedback": "bad",
         "correction": "beta",
+        "fault": None,
     }
 
 

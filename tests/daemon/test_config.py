@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from daemon.config import Settings, check, find_file, fingerprint, load, locate_line, show, socket_path
-from daemon.settings import Chunking, Source
+from daemon.config import Settings, check, find_file, load, locate_line, show, socket_path
+from daemon.settings import Source
+from store.embedding import open_embedder
 from store.errors import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
@@ -69,6 +71,12 @@ def test_example_of_a_source_is_valid_and_names_every_key(tmp_path: Path) -> Non
     assert load(written(tmp_path, text), {}).sources == (Source(path=Path("/srv/docs")),)
 
 
+def test_an_embedder_without_settings_has_their_defaults() -> None:
+    said = Settings().embedding.model_dump() | Settings().limits.model_dump()
+    taken = {name: one.default for name, one in signature(open_embedder).parameters.items() if name != "models"}
+    assert {name: said[name] for name in taken} == taken
+
+
 # Where values come from
 
 
@@ -115,7 +123,7 @@ def test_relative_paths_start_at_the_file_and_home_is_expanded(tmp_path: Path, m
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.chdir(tmp_path)
     text = 'state_dir = "state"\nsources = [{path = "../notes/"}, {path = "~/papers"}]\n[api]\nsocket = "s"\n'
-    text += '[embedding]\nmodel = "./minilm"\n[generator]\nmodel = "org/model"\n'
+    text += '[embedding]\nmodel = "./minilm"\n[generator]\nmodel = "org/model"\n[backup]\ndir = "../b"\n'
     folder = tmp_path / "etc"
     folder.mkdir()
     settings = load(written(folder, text), {})
@@ -123,6 +131,7 @@ def test_relative_paths_start_at_the_file_and_home_is_expanded(tmp_path: Path, m
     assert [source.path for source in settings.sources] == [tmp_path / "notes", Path("/home/ada/papers")]
     assert [source.name for source in settings.sources] == ["notes", "papers"]
     assert settings.api.socket == str(folder / "s")
+    assert settings.backup.dir == str(tmp_path / "b")
     assert settings.embedding.model == str(folder / "minilm")
     assert settings.generator.model == "org/model"
     assert load(folder / "config.toml", {"MEMEX_STATE_DIR": "here"}).state_dir == tmp_path / "here"
@@ -143,11 +152,6 @@ def test_show_says_where_each_value_comes_from(tmp_path: Path) -> None:
     assert shown["origins"]["refresh.rank"] == "environment"
     assert shown["origins"]["state_dir"] == "default"
     assert set(shown["origins"]) == {".".join(key) for key in keys(Settings)}
-
-
-def test_fingerprint_tells_settings_apart(tmp_path: Path) -> None:
-    assert fingerprint(Settings()) == fingerprint(load(SHIPPED, {}))
-    assert fingerprint(Settings()) != fingerprint(Settings(chunking=Chunking(tokens=201)))
 
 
 def test_socket_is_where_it_is_set_else_in_the_state_directory(tmp_path: Path) -> None:
@@ -182,11 +186,14 @@ def test_loading_is_quick_and_imports_no_engine() -> None:
         ("[[ingest]]\nmax_file_mb = 3", '1: ingest: should be a table, not [{"max_file_mb": 3}]'),
         ('state_dir = ""', "1: state_dir: should be a path, not empty"),
         ('[[sources]]\npath = "/"', "1: sources[0].name: this folder has no name of its own; give the source one"),
-        ('[embedding]\nbackend = "abacus"', "2: embedding.backend: should be 'torch', not \"abacus\""),
+        ('[embedding]\nbackend = "abacus"', "2: embedding.backend: should be 'torch' or 'openvino', not \"abacus\""),
         ("[chunking]\noverlap = 200", "2: chunking.overlap: an overlap of 200 tokens is not shorter than a chunk"),
         ("[chunking]\ntokens = 20", "1: chunking.overlap: an overlap of 30 tokens is not shorter than a chunk (20"),
         ('[refresh]\nschedule = "daily"', "2: refresh.schedule: 'daily' is not a schedule: it needs five fields"),
+        ('[snapshots]\nkeep_within = "7 days"', "2: snapshots.keep_within: '7 days' is no duration"),
+        ("[snapshots]\nkeep_last = -1", "2: snapshots.keep_last: should be greater than or equal to 0, not -1"),
         ('[snapshots]\nschedule = "0 25 * * *"', "2: snapshots.schedule: '0 25 * * *' is not a schedule"),
+        ('[backup]\nschedule = "30 2 * * *"', "2: backup.schedule: should come with backup.dir"),
         ("a = 1\nb = = 2", "2: not TOML: Invalid value"),
         ('a = "', "1: not TOML:"),
     ],
@@ -255,6 +262,25 @@ def test_sources_keep_apart(tmp_path: Path, first: str, second: str, expected: s
         return
     line, key = (4, "name") if "named" in expected else (5, "path")
     assert f"{path}:{line}: sources[1].{key}: {expected.format(tmp_path)}" in faults(path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("docs/backup", "{0}/docs/backup lies in the source 'docs' ({0}/docs)"),
+        ("link", "{0}/link lies in the source 'docs' ({0}/docs)"),
+        ("state/backup", "{0}/state/backup lies in the state directory {0}/state"),
+        ("docs2", ""),
+    ],
+)
+def test_the_backup_lies_elsewhere(tmp_path: Path, folder: str, expected: str) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "link").symlink_to("docs")
+    path = written(tmp_path, f'state_dir = "state"\n[[sources]]\npath = "docs"\n[backup]\ndir = "{folder}"\n')
+    if not expected:
+        assert load(path, {}).backup.dir == str(tmp_path / folder)
+        return
+    assert faults(path) == [f"{path}:4: backup: {expected.format(tmp_path)}"]
 
 
 # What does not fit the disk

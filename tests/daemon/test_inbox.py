@@ -9,6 +9,7 @@ import pytest
 
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty
+from store.errors import Stopping
 
 A, B, C = (Dirty("docs", name) for name in (b"a", b"b", b"c"))
 
@@ -159,7 +160,7 @@ def test_closing_refuses_what_was_not_begun(inbox: Inbox) -> None:
     inbox.close()
     late = inbox.submit(lambda: 2)
     for future in (waiting, late):
-        with pytest.raises(RuntimeError, match="stopping"):
+        with pytest.raises(Stopping, match="stopping"):
             future.result(timeout=1)
     assert inbox.take_job() is None
 

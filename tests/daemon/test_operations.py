@@ -593,7 +593,7 @@ def test_the_past_stays_what_it_was(poisoned: World) -> None:
     poisoned.sync()
     again = operations.search(poisoned.runtime, "text of b.txt", at="good")
     assert again["results"] == found["results"]
-    assert operations.rollback_plan(poisoned.runtime, "good")["changed"] == (str(poisoned.docs / "b.txt"),)
+    assert operations.rollback_plan(poisoned.runtime, "good")["changed"] == [str(poisoned.docs / "b.txt")]
 
 
 # --- errors that the process outlives --------------------------------------------------------------------------

@@ -86,6 +86,7 @@ def test_new_edited_and_unchanged_files_are_told_apart(source: Source) -> None:
         ({"content": "bad", "held": True}, False),
         ({"error": "broken", "next_try_at": NOW + timedelta(seconds=1), "tries": 1}, True),
         ({"error": "broken", "next_try_at": NOW, "tries": 1}, False),
+        ({"error": "broken", "next_try_at": NOW + timedelta(days=300), "tries": 1}, False),  # the clock was set back
         ({"error": "broken", "next_try_at": NOW, "tries": MOST_TRIES}, True),
         ({"error": "broken", "next_try_at": None, "tries": MOST_TRIES}, False),
         ({"error": "a key", "skipped": True}, True),

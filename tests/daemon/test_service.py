@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon.service import Service
+from daemon.settings import Embedding, Settings, Snapshots, Source
 from tests.daemon.running import Running
 
 
@@ -115,3 +117,30 @@ def test_a_daemon_that_is_killed_loses_nothing_and_repeats_nothing(running: Runn
     text = (running.docs / "77.md").read_text()
     shown = running.ask("show", "77.md")
     assert [passage["text"] for passage in shown["passages"]] == [text]
+
+
+@pytest.mark.parametrize(("keep", "left"), [(2, 2), (0, 5)])
+def test_the_scheduled_snapshot_is_followed_by_retention(tmp_path: Path, keep: int, left: int) -> None:
+    """With every rule off nothing is deleted; without a change no snapshot is taken."""
+    (tmp_path / "docs").mkdir()
+    rules = {"keep_last": keep, "keep_hourly": 0, "keep_daily": 0, "keep_weekly": 0, "keep_monthly": 0}
+    service = Service(
+        Settings(
+            state_dir=tmp_path / "state",
+            sources=(Source(path=tmp_path / "docs"),),
+            embedding=Embedding(model="hashing"),
+            snapshots=Snapshots(**rules),
+        )
+    )
+    runtime = service.runtime
+    runtime.write = lambda job: job()  # this thread is the writer: none was started
+    try:
+        for number in range(5):
+            (tmp_path / "docs" / f"{number}.txt").write_text(f"text {number}")
+            runtime.synchronise(list(runtime.settings.sources))
+            service._snapshot()
+            service._snapshot()
+        assert len(runtime.memory.snapshots()) == left
+        assert [one.documents for one in runtime.memory.snapshots()][-2:] == [4, 5]
+    finally:
+        runtime.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +17,18 @@ from store.memory import Memory
 from store.types import Batch, Chunk, Labels, Place, Stat, Upsert
 
 GENERATION = {"parser": 1, "chunker": 1}
+
+
+def scratch_folder() -> Path:
+    """For thousands of commits, where what they sync is not what is tested: in memory, if the system has that."""
+    return Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    folder = scratch_folder()
+    yield folder
+    shutil.rmtree(folder)
 
 
 class Clock:

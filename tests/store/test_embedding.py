@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sqlite3
 import subprocess
 import sys
@@ -13,16 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.embedding import (
-    Embedder,
-    HashingEmbedder,
-    SentenceTransformerEmbedder,
-    batches_by_length,
-    find_model,
-    open_embedder,
-)
+from store.embedding import Embedder, HashingEmbedder, find_model, open_embedder
 from store.embedding_cache import EmbeddingCache, cache_key, embed_cached
-from store.errors import MissingModel
+from store.errors import ConfigError, MissingModel
+from store.sentences import SentenceTransformerEmbedder, batches_by_length
 
 TEXTS = [
     "A short one.",
@@ -38,6 +34,14 @@ def model() -> Embedder:
     return open_embedder("default")
 
 
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where OpenVINO's conversion is kept, so that the tests make one."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed: pip install -e '.[openvino]'")
+    return tmp_path_factory.mktemp("models")
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> EmbeddingCache:
     return EmbeddingCache(tmp_path / "cache" / "embeddings.sqlite", 10)
@@ -50,9 +54,14 @@ def assert_unit_rows(vectors: np.ndarray, n: int, dimension: int) -> None:
 
 
 class TestAnyEmbedder:
-    @pytest.fixture(params=["hashing", pytest.param("default", marks=pytest.mark.models)])
+    @pytest.fixture(
+        params=["hashing", *(pytest.param(name, marks=pytest.mark.models) for name in ("torch", "openvino"))]
+    )
     def embedder(self, request: pytest.FixtureRequest) -> Embedder:
-        return open_embedder(request.param)
+        if request.param == "hashing":
+            return open_embedder("hashing")
+        models = request.getfixturevalue("converted") if request.param == "openvino" else None
+        return open_embedder(backend=request.param, models=models)
 
     def test_unit_rows_in_the_order_of_the_texts(self, embedder: Embedder) -> None:
         vectors = embedder.embed(TEXTS)
@@ -152,6 +161,65 @@ class TestTheModel:
         import torch
 
         assert cpu / wall < 0.25 * torch.get_num_threads() * 1.3
+
+    def test_its_workers_leave_torch_its_threads(self, model: Embedder) -> None:
+        import torch
+
+        before = torch.get_num_threads()
+        engine = open_embedder("default", threads=before)._engine  # type: ignore[attr-defined]
+        assert engine.count == torch.get_num_threads() == before
+        square = torch.rand(700, 700)
+
+        def spent() -> float:
+            own, all_threads = time.thread_time(), time.process_time()
+            for _ in range(20):
+                torch.nn.functional.gelu(square @ square)
+            return (time.thread_time() - own) / (time.process_time() - all_threads)
+
+        assert engine.workers.submit(spent).result() > 0.95, "a worker computes alone"
+
+
+@pytest.mark.models
+class TestOpenVino:
+    def test_vectors_and_fingerprint_are_those_of_torch(self, model: Embedder, converted: Path) -> None:
+        ours = open_embedder(backend="openvino", models=converted)
+        texts = [f"{text} {n}" for n in range(10) for text in TEXTS]
+        assert (model.embed(texts) * ours.embed(texts)).sum(axis=1).min() > 0.9999
+        assert ours.fingerprint == model.fingerprint
+
+    def test_what_is_kept_needs_no_torch_and_nobody_is_told(self, converted: Path, tmp_path: Path) -> None:
+        open_embedder(backend="openvino", models=converted).embed(TEXTS)
+        script = (
+            "import sys; from pathlib import Path; from store.embedding import open_embedder;"
+            f"e = open_embedder(backend='openvino', models=Path({str(converted)!r}));"
+            "e.embed(['one', 'two words'] * 9);"
+            "assert not {'torch', 'sentence_transformers', 'transformers'} & set(sys.modules);"
+            "assert sys.modules['openvino_telemetry'] is None"
+        )
+        home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", script], check=True, env=home, timeout=120)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_damaged_conversion_is_made_anew_and_older_ones_go(self, converted: Path, tmp_path: Path) -> None:
+        open_embedder(backend="openvino", models=converted).embed(TEXTS)
+        (name,) = (folder.name for folder in converted.iterdir())
+        for folder in (name, "openvino-2025.1.0-0123", "smollm2-135m-instruct"):
+            (tmp_path / folder).mkdir()
+        (tmp_path / name / "model.xml").write_bytes((converted / name / "model.xml").read_bytes())
+        (tmp_path / name / "model.bin").write_bytes(b"cut off")
+        vectors = open_embedder(backend="openvino", models=tmp_path).embed(TEXTS)
+        assert_unit_rows(vectors, len(TEXTS), 384)
+        assert {folder.name for folder in tmp_path.iterdir()} == {name, "smollm2-135m-instruct"}
+        assert {file.name for file in (tmp_path / name).iterdir()} == {"model.xml", "model.bin"}
+        sizes = {(folder / name / "model.bin").stat().st_size for folder in (tmp_path, converted)}
+        assert len(sizes) == 1
+
+    def test_missing_package_and_foreign_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ConfigError, match="computes on the CPU, not on 'cuda'"):
+            open_embedder(backend="openvino", device="cuda")
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        with pytest.raises(ConfigError, match=r"pip install 'memexd\[openvino\]'"):
+            open_embedder(backend="openvino")
 
 
 class TestMissing:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from store.memory import Memory
-from store.types import Batch, Example, Passage, Retrieval, Seen
+from store.types import Batch, Ended, Example, Passage, Retrieval, Seen
 from tests.store.conftest import place, remember, texts, upsert
 
 SECRET = "zqxjkvbn"  # a word of no language
@@ -50,7 +50,7 @@ def told(memory: Memory) -> Memory:
         number = memory.journal.add_adapter(run, base="base", sha256="0")
         memory.adapter_folder(number).mkdir(parents=True)
         (memory.adapter_folder(number) / "card.json").write_text(f'{{"run": {run}}}')
-        memory.promote(number)
+        memory.promote(number, Ended(run, "promote", "better", number))
     memory.snapshot("learned")
     return memory
 

@@ -10,7 +10,7 @@ import pytest
 
 from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
 from store.memory import Memory
-from store.types import Batch, Failed, Filters, Labels, Rehome, Seen, Stat
+from store.types import Batch, Ended, Failed, Filters, Labels, Rehome, Seen, Stat
 from tests.store.conftest import Clock, place, remember, texts, upsert
 
 
@@ -51,7 +51,8 @@ def test_a_move_keeps_id_text_and_vector(memory: Memory) -> None:
     after = memory.vectors.vectors(memory.generation, memory.head().version)
     assert all(np.array_equal(after[one], before[one]) for one in before)
     assert memory.counts() == (2, 4)
-    assert [(r.path, r.chunks) for r in memory.history("a")] == [("/docs/a", 2), ("/docs/elsewhere", 2)]
+    revisions = [served.revision for served in memory.past.history("a")]
+    assert [(one.path, one.chunks) for one in revisions] == [("/docs/a", 2), ("/docs/elsewhere", 2)]
 
 
 def test_filters_narrow_the_search(memory: Memory) -> None:
@@ -235,7 +236,7 @@ def test_a_rollback_cut_off_is_completed(
     def die(*_: object, **__: object) -> None:
         raise Killed
 
-    monkeypatch.setattr("store.snapshots.sync_filesystem", die)
+    monkeypatch.setattr("store.snapshots.history.reconcile", die)
     with pytest.raises(Killed):
         memory.roll_back("good")
     monkeypatch.undo()
@@ -258,6 +259,7 @@ def test_a_rollback_that_failed_is_not_made_up_for_by_a_later_start(
         raise OSError("disk full")
 
     def fail(memory: Memory) -> None:
+        monkeypatch.setattr("store.snapshots.history.reconcile", full)
         monkeypatch.setattr("store.snapshots.history.clear_intent", full)
         with pytest.raises(OSError, match="disk full"):
             memory.roll_back("good")
@@ -301,4 +303,4 @@ def _promote(memory: Memory, number: int) -> None:
     with memory.database.write() as session:
         run = learning.begin_run(session, at=memory.clock(), trigger="test", move=1, incumbent=None)
         assert learning.add_adapter(session, run=run, at=memory.clock(), base="base", sha256="0") == number
-    memory.promote(number)
+    memory.promote(number, Ended(run, "promote", "test", number))

@@ -1,0 +1,71 @@
+"""An evaluation as a picture (the only file that imports matplotlib)."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from store.errors import UsageError
+
+Json = dict[str, Any]
+
+COLOURS = {"recall": "tab:blue", "ndcg": "tab:orange", "mrr": "tab:green", "precision": "tab:red"}
+NAMES = {"recall": "recall", "ndcg": "nDCG", "mrr": "MRR", "precision": "precision"}
+
+
+def check(path: Path) -> None:
+    """Whether a plot can be drawn there, before hours of measuring. Raises UsageError."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib; install it with: pip install 'memexd[plot]'")
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--plot writes PNG; name a file that ends with .png, not {path.name!r}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.absolute().parent}; make it, or name another file for --plot")
+
+
+def draw(done: Json, path: Path) -> None:
+    """Retrieval at each cut, the answers' noise curve where there is one; what it is compared with is dashed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    noise = done["metrics"].get("noise")
+    columns = 2 if noise and noise["questions"] else 1
+    figure = Figure(figsize=(5.5 * columns, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    shown = [(done, "-")] + ([(done["against"], "--")] if done["against"] else [])
+    for one, style in shown:
+        _retrieval(axes[0], one, style)
+        if columns == 2:
+            _noise(axes[1], one, style)
+    for axis in axes:
+        axis.set_ylim(-0.02, 1.02)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    versus = f", dashed: {done['against']['evaluation']}" if done["against"] else ""
+    figure.suptitle(f"evaluation {done['evaluation']}: {done['questions']} questions{versus}", fontsize="medium")
+    figure.savefig(path, dpi=120, format="png")
+
+
+def _retrieval(axis: Any, one: Json, style: str) -> None:
+    retrieval = one["metrics"]["retrieval"]
+    for name, colour in COLOURS.items():
+        points = {int(k): value for k, value in retrieval[name].items() if value is not None}
+        if points:
+            label = NAMES[name] if style == "-" else None
+            axis.plot(list(points), list(points.values()), style, color=colour, marker="o", label=label)
+    axis.set_title("retrieval", fontsize="medium")
+    axis.set_xlabel("passages looked at")
+    axis.set_xticks([1, 3, 5, 10])
+
+
+def _noise(axis: Any, one: Json, style: str) -> None:
+    noise = one["metrics"].get("noise") or {"points": []}
+    for name, label, colour in (("f1", "F1", "tab:blue"), ("exact", "exact match", "tab:orange")):
+        points = {point["share"]: point[name] for point in noise["points"] if point[name] is not None}
+        if points:
+            shown = label if style == "-" else None
+            axis.plot(list(points), list(points.values()), style, color=colour, marker="o", label=shown)
+    axis.set_title("answers among distractors", fontsize="medium")
+    axis.set_xlabel("share of distractors")
