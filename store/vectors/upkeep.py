@@ -205,8 +205,13 @@ def purge(table: Any, clause: str) -> None:
 
 
 def _has(table: Any, fragment: Any, clause: str) -> bool:
-    """Whether a fragment's files hold such rows, be they live or deleted."""
+    """Whether a fragment's files hold such rows, be they live or deleted. An index may not know the deleted ones."""
     found = table.scanner(
-        columns=["document_id"], filter=clause, fragments=[fragment], with_row_id=True, include_deleted_rows=True
+        columns=["document_id"],
+        filter=clause,
+        fragments=[fragment],
+        with_row_id=True,
+        include_deleted_rows=True,
+        use_scalar_index=False,
     )
     return bool(found.to_table().num_rows)

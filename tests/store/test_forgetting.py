@@ -180,3 +180,17 @@ def test_a_snapshot_that_failed_keeps_nothing(told: Memory, monkeypatch: pytest.
     remember(told, third="yet another")
     told.forget(["secret"])
     assert bytes_of(told.state_dir, SECRET) == []
+
+
+def test_deleted_rows_that_no_index_knows(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that went before their fragment was indexed are still in its file."""
+    monkeypatch.setattr("store.vectors.upkeep.UNINDEXED_ROWS", 1)
+    words = [f"harmless number {number}" for number in range(4)]
+    batch = (upsert(memory, "other", *words), upsert(memory, "secret", f"the word is {SECRET}", content="hash 1"))
+    memory.commit(Batch(upserts=batch))
+    memory.commit(Batch(upserts=(upsert(memory, "secret", "no word", content="hash 2"),)))
+    memory.maintain()
+    assert bytes_of(memory.state_dir, SECRET)
+    memory.forget(["secret"])
+    assert bytes_of(memory.state_dir, SECRET) == []
+    assert texts(memory) == {"other": words}
