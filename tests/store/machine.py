@@ -1,9 +1,9 @@
 """The state machine that does to a real store what people, files and kills do, and compares it with its model.
 
-What is checked, by number of the design: search at head returns exactly the live revisions (1, 2);
-a kill or an error at any step leaves the state before or the one after, and nothing is embedded twice (3); a snapshot
-never changes (4); after a rollback the head equals the snapshot, vector for vector (5); what a rollback took out stays
-on hold (6); a recorded answer can be replayed (8); of what is forgotten no byte is left (9).
+What is checked, by number of the design: search at head returns exactly the live revisions (1, 2); a kill or an error
+at any step leaves the state before or the one after, and nothing is embedded twice (3); a snapshot never changes (4);
+after a rollback the head equals the snapshot, vector for vector (5); what a rollback took out stays on hold (6); a
+recorded answer can be replayed (8); of what is forgotten no byte is left (9).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from store import maintenance
 from store.errors import NotFound
+from store.retention import Policy
 from store.types import Batch, Chunk, Ended, Example, Labels, Passage, Place, Rehome, Retrieval, Seen, Stat, Upsert
 from tests.store.model import Live, Past
 from tests.store.witness import QUERY, Witness, found
@@ -35,6 +36,7 @@ COMMIT = (
 )
 SNAPSHOT = ("store.vectors.Generations.tag", "store.snapshots.history.add_snapshot")
 DELETE = ("store.vectors.Generations.untag",)
+PRUNE = ("store.snapshots.sweep_tags",)
 ROLLBACK = (
     "store.snapshots.sync_filesystem",
     "store.snapshots.history.add_snapshot",
@@ -261,6 +263,15 @@ class StoreMachine(Witness):
         self.act(data if cut else None, DELETE, lambda: self.memory.delete_snapshot(name))
         del self.model.snapshots[name]
 
+    @rule(data=st.data(), last=st.integers(2, 4), cut=rarely)
+    def prune_snapshots(self, data: st.DataObject, last: int, cut: bool) -> None:
+        """With the rows gone, and perhaps the tags still there; the newest stay."""
+        policy = Policy(last=last)
+        removed = {one.name for one in self.memory.past.judged(policy).removed}
+        self.act(data if cut else None, PRUNE, lambda: self.memory.prune_snapshots(policy))
+        moves = sorted(self.model.snapshots.values())
+        assert all(self.model.snapshots.pop(name) <= moves[-last] for name in removed)
+
     @precondition(lambda self: self.model.snapshots)
     @rule(data=st.data())
     def return_to_a_snapshot(self, data: st.DataObject) -> None:
@@ -275,6 +286,7 @@ class StoreMachine(Witness):
         """Whole or one half. Cut off before the intent is written it did not happen; a kill after that is completed."""
         before, target = self.model.head, self.model.past(name)
         known = {one.name for one in self.memory.snapshots()}
+        planned = self.memory.plan_rollback(name, only)
         where = self.act(cut, ROLLBACK, lambda: self.memory.roll_back(name, only))
         for safety in {one.name for one in self.memory.snapshots()} - known:
             self.model.snapshots[safety] = before.move
@@ -282,6 +294,10 @@ class StoreMachine(Witness):
             return
         self.model.roll_back(name, only)
         self.look()
+        assert planned.difference.adapter == (before.adapter, self.model.adapter)
+        held = {one.document_id: one.content for one in self.memory.holds()}
+        assert {one.document_id: one.content for one in planned.held}.items() <= held.items()
+        assert not set(planned.freed) & {one.path for one in self.memory.holds()}
         if only != "model":
             assert self.model.head.hits == target.hits  # invariant 5
             self.check_past(None, self.model.head)
@@ -331,7 +347,7 @@ class StoreMachine(Witness):
         assert self.model.head.hits == left
         self.check_embeddings(texts)
         self.check_index_after_forgetting()
-        self.check_rest(self.model.snapshots)
+        self.check_rest(list(self.model.snapshots)[self.steps % 2 :: 2])
         self.met["forgotten"] += 1
 
     @rule(data=st.data(), document_id=ids, words=texts, cut=st.booleans())

@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -18,7 +18,10 @@ from tests.store import machine, witness
 EXAMPLE = 50  # steps of one
 SLOW_ENOUGH = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 PATHS = {happened for happened, _ in witness.SPIED.values()} | {"forgotten"}
-CUTS = {*machine.COMMIT, *machine.SNAPSHOT, *machine.DELETE, *machine.ROLLBACK, *machine.MAINTAIN, *machine.FORGET}
+CUTS = {
+    *(*machine.COMMIT, *machine.SNAPSHOT, *machine.DELETE, *machine.PRUNE),
+    *(*machine.ROLLBACK, *machine.MAINTAIN, *machine.FORGET),
+}
 
 
 def check(steps: int, number: int, phases: tuple[Phase, ...]) -> Counter[str]:
@@ -39,36 +42,35 @@ def check(steps: int, number: int, phases: tuple[Phase, ...]) -> Counter[str]:
     return met
 
 
-def first_number() -> int:
-    """In CI the same steps each time, elsewhere new ones."""
-    return 0 if "CI" in os.environ else random.randrange(2**32)
-
-
-def tell(capsys: pytest.CaptureFixture[str], met: Counter[str], started: float) -> None:
+def check_in_shares(shares: int, steps: int, phases: tuple[Phase, ...]) -> tuple[Counter[str], str]:
+    """On all processors, `steps` in each share: what happened, also in words. In CI the same steps each time."""
+    started, first = time.perf_counter(), 0 if "CI" in os.environ else random.randrange(2**32)
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = [pool.submit(check, steps, first + share * steps, phases) for share in range(shares)]
+        try:
+            met = sum((share.result() for share in as_completed(running)), Counter[str]())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     seconds = time.perf_counter() - started
-    with capsys.disabled():
-        print(f"\n{met['steps']} steps, {met['steps'] / seconds:.1f} a second:")
-        print(", ".join(f"{happened} {met[happened]}" for happened in sorted(met) if happened != "steps"))
+    happened = ", ".join(f"{one} {met[one]}" for one in sorted(met) if one != "steps")
+    return met, f"\n{met['steps']} steps in {seconds:.0f} s, {met['steps'] / seconds:.1f} a second: {happened}"
 
 
 def test_the_store_is_its_model(capsys: pytest.CaptureFixture[str]) -> None:
     """What fails is printed as found; shrinking it takes minutes and is left to the longer test."""
-    started = time.perf_counter()
-    met = check(2000, first_number(), (Phase.generate,))
-    tell(capsys, met, started)
+    met, told = check_in_shares(2, 1000, (Phase.generate,))
+    with capsys.disabled():
+        print(told)
     assert met["steps"] >= 2000
     assert all(met[path] for path in PATHS)
 
 
 @pytest.mark.slow
 def test_the_store_is_its_model_at_length(capsys: pytest.CaptureFixture[str]) -> None:
-    """On all processors; in shares, as a run of hypothesis gets slower the more it remembers."""
-    started, first = time.perf_counter(), first_number()
-    phases = (Phase.generate, Phase.shrink)
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        shares = [pool.submit(check, 5000, first + 1000 * share, phases) for share in range(10)]
-        met = sum((share.result() for share in shares), Counter[str]())
-    tell(capsys, met, started)
+    met, told = check_in_shares(10, 5000, (Phase.generate, Phase.shrink))
+    with capsys.disabled():
+        print(told)
     assert met["steps"] >= 50_000
     assert all(met[path] for path in PATHS)
     assert {cut for cut in CUTS if met[f"killed at {cut}"] and met[f"failed at {cut}"]} == CUTS

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from store.errors import DiskFailed
 from store.memory import Found as Answer
 from store.memory import Memory
 from store.search import Ranking
-from store.types import Hit, Vectors
+from store.types import Filters, Hit, Vectors
 from store.vectors import upkeep
 from tests.store.conftest import Clock, scratch_folder
 from tests.store.model import FORGOTTEN, MARKER, UNDONE, Found, Live, Model, Past
@@ -128,6 +129,9 @@ class Witness(RuleBasedStateMachine):
         past = Past(head.move, head.at, head.version, self.model.adapter, dict(self.model.live), hits)
         assert head.adapter == past.adapter
         if past.move not in self.model.pasts:
+            if self.model.pasts and past.move == self.model.head.move + 2:
+                # A start completed a rollback of the model's half, and put aside a write from before it.
+                self.model.observe(replace(past, move=past.move - 1, version=self.model.head.version))
             self.model.observe(past)
         assert past == self.model.head
 
@@ -176,6 +180,7 @@ class Witness(RuleBasedStateMachine):
         for name in names:
             self.check_past(name, self.model.past(name))
         self.check_past(None, self.model.head)
+        assert found(self.memory.search(QUERY, 2).hits) == self.model.head.hits[:2]
         self.check_words()
         tags = self.memory.vectors.tags(self.memory.generation)  # an error may leave others
         assert {name: self.model.past(name).version for name in self.model.snapshots}.items() <= tags.items()
@@ -199,18 +204,16 @@ class Witness(RuleBasedStateMachine):
         assert (head.move, head.adapter) == (past.move, past.adapter)
         assert self.told(answer) == past.live
         assert found(answer.hits) == past.hits
-        assert found(self.memory.search(QUERY, 2, when=when).hits) == past.hits[:2]
         vectors = self.memory.vectors.vectors(head.generation, head.version)
         assert vectors.keys() == {hit.chunk_id for hit in answer.hits}
         assert all(np.array_equal(vectors[hit.chunk_id], _embedded(hit.text)) for hit in answer.hits)
 
     def check_words(self) -> None:
         """The head's full-text index finds a word exactly where it stands."""
-        head = self.memory.head()
-        table = upkeep.open_table(self.memory.vectors.folder, head.generation).checkout_version(head.version)
-        found = table.to_table(columns=["text", "_score"], full_text_query="alpha")["text"].to_pylist()
+        head, none = self.memory.head(), np.zeros(HashingEmbedder.dimension, np.float32)
+        hits = self.memory.vectors.matching(head.generation, head.version, "alpha", none, ALL, Filters())
         texts = [text for one in self.model.live.values() for text in one.texts]
-        assert sorted(found) == sorted(text for text in texts if "alpha" in text)
+        assert sorted(hit.text for hit in hits) == sorted(text for text in texts if "alpha" in text)
 
     def check_index_after_forgetting(self) -> None:
         """The full-text index has the words of what is live and no others. They are packed, so that their bytes cannot
