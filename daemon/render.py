@@ -77,7 +77,8 @@ def search(found: Json) -> str:
         f"{number}. {hit['location']}  {hit['score']:.3f}\n" + textwrap.indent(shortened(hit["text"]), "   ")
         for number, hit in enumerate(found["results"], start=1)
     ]
-    return "\n".join([*parts, f"-- {where(found)}, {found['seconds']:.3f} s"])
+    remarks = [f"({remark})" for remark in found["remarks"]]
+    return "\n".join([*parts, *remarks, f"-- {where(found)}, {found['seconds']:.3f} s"])
 
 
 def ask(found: Json) -> str:
@@ -100,7 +101,8 @@ def after_answer(said: str, found: Json) -> str:
         lines += ["nearest passages:", *(f"  {hit['location']}  {hit['score']:.3f}" for hit in found["results"])]
     lines += [f"({remark})" for remark in found["remarks"]]
     kept = found["retrieval_id"] or "-"
-    lines.append(f"-- {where(found)}, {model(found['adapter'])}, {found['seconds']:.1f} s; retrieval {kept}")
+    told_by = found["endpoint"] or model(found["adapter"])
+    lines.append(f"-- {where(found)}, {told_by}, {found['seconds']:.1f} s; retrieval {kept}")
     return "\n".join(lines)
 
 

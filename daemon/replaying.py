@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from daemon.answer import Answer, ask
+from daemon.answer import Answer, ask, filters_of
 from daemon.operations import shapes
 from daemon.runtime import Runtime
 from store.difference import Difference, Moved, movements
 from store.errors import NotFound
 from store.memory import Found
-from store.types import Filters, Retrieval, State
+from store.types import Retrieval, State
 
 Json = dict[str, Any]
 
@@ -52,7 +52,7 @@ def replay(runtime: Runtime, retrieval_id: str) -> Json:
 
 def _ask(runtime: Runtime, logged: Retrieval, state: State, then: State) -> tuple[Found, Answer | None]:
     k = int(logged.extra.get("k") or len(logged.hits) or runtime.settings.retrieval.k)
-    filters = Filters(**logged.extra.get("filters", {}))
+    filters = filters_of(logged.extra.get("filters", {}))
     if logged.mode == "search":
         return runtime.memory.search(logged.query, k, when=state, filters=filters), None
     bare = _bare(logged, then)

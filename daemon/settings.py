@@ -123,18 +123,36 @@ class Embedding(Section):
     cache_mb: Count = 1024
 
 
+Aggregate = Literal["concatenate", "one_by_one", "summarise"]
+
+
 class Retrieval(Section):
     k: Whole = 5
     mode: Literal["hybrid", "vector", "text"] = "hybrid"
     text_weight: Share = 0.4
+    reranker: str = ""
+    rerank_seconds: Amount = 1.0
     context_tokens: Whole = 768
+    order: Literal["best_first", "best_last"] = "best_first"
+    aggregate: Aggregate = "concatenate"
     min_score: Annotated[float, Field(ge=-1, le=1)] = 0.25
+    cache: Count = 256
+
+
+def _url(endpoint: str) -> str:
+    if endpoint and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", endpoint):
+        raise ValueError(f"{endpoint!r} should be the address of an API, such as http://127.0.0.1:11434/v1")
+    return endpoint
 
 
 class Generator(Section):
     model: Annotated[str, Field(min_length=1)] = "default"
     device: Annotated[str, Field(min_length=1)] = "auto"
     max_new_tokens: Whole = 96
+    endpoint: Annotated[str, AfterValidator(_url)] = ""
+    endpoint_model: str = ""
+    endpoint_key_file: str = ""
+    cache_answers: Count = 0
 
 
 class Refresh(Section):
@@ -211,6 +229,7 @@ class Limits(Section):
     threads: Count = 0
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     memory_mb: Count = 0
+    idle_minutes: Annotated[float, Field(ge=0)] = 0.0
     cpu_share: PositiveShare = 1.0
 
 

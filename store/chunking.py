@@ -74,8 +74,18 @@ def text_of(chunks: Iterable[Chunk]) -> str:
 
     Exact but for blank space: between sections, and between chunks that share no overlap, stands a blank line.
     """
+    return _continued(chunks, ()).removeprefix("\n\n")
+
+
+def excerpt_of(chunks: Iterable[Chunk]) -> str:
+    """The text of chunks that follow each other: the first as it is, then as `text_of` has it."""
+    first, *rest = chunks
+    return first.text + _continued(rest, first.headings)
+
+
+def _continued(chunks: Iterable[Chunk], trail: tuple[str, ...]) -> str:
+    """What chunks add to a text that ended below the headings of `trail`."""
     parts: list[str] = []
-    trail: tuple[str, ...] = ()
     for one in chunks:
         if one.fresh_at:
             repeated = one.text[: one.fresh_at]
@@ -85,7 +95,7 @@ def text_of(chunks: Iterable[Chunk]) -> str:
         opened = one.headings[len(trail) if same is None else same :]
         trail = one.headings
         parts += (f"\n\n{part}" for part in (*opened, _without_heading(one)) if part)
-    return "".join(parts).removeprefix("\n\n")
+    return "".join(parts)
 
 
 def _without_heading(chunk: Chunk) -> str:

@@ -51,6 +51,9 @@ class Embedder(Protocol):
         Raises ValueError if a text has more than `window` tokens: nothing is cut off silently.
         """
 
+    def put_down(self, idle_seconds: float) -> bool:
+        """Let what computes go if it was not used in `idle_seconds`; it is loaded again when it is needed."""
+
 
 def open_embedder(
     model: str = "default",
@@ -81,14 +84,14 @@ def open_embedder(
     )
 
 
-def find_model(model: str) -> Path:
+def find_model(model: str, kind: str = "embedding model") -> Path:
     """The folder that holds a model's files. Reaches for no network; raises MissingModel."""
     folder = _default_folder() if model == "default" else Path(model).expanduser()
     if not folder.is_dir():
-        folder = _hub_folder(model)
+        folder = _hub_folder(model, kind)
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise MissingModel(
-            f"{folder} holds no embedding model: config.json and *.safetensors are needed "
+            f"{folder} holds no {kind}: config.json and *.safetensors are needed "
             "(weights in other formats can run code and are not loaded)."
         )
     return folder
@@ -102,7 +105,7 @@ def _default_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def _hub_folder(model: str) -> Path:
+def _hub_folder(model: str, kind: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -110,7 +113,7 @@ def _hub_folder(model: str) -> Path:
         return Path(snapshot_download(model, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         raise MissingModel(
-            f"The embedding model {model!r} is neither a folder nor on this machine. "
+            f"The {kind} {model!r} is neither a folder nor on this machine. "
             f"If it is a name on the Hugging Face hub, run: hf download {model}"
         ) from None
 
@@ -144,3 +147,6 @@ class HashingEmbedder:
         with self._lock:
             self.embedded += len(texts)
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+    def put_down(self, idle_seconds: float) -> bool:
+        return False

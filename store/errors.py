@@ -6,6 +6,7 @@
     ├── NotFound               exit 4   no such snapshot, version, document, retrieval
     ├── Locked                 exit 5   another process writes this state directory
     ├── MissingModel           exit 1   a model is not on this machine; says how to get it
+    ├── EndpointFailed         exit 1   the language model's endpoint did not answer, or refused
     ├── ParseError             exit 1   a file cannot be read as what it claims to be
     ├── Busy                   exit 1   too many ask at once; worth another try in a moment
     ├── Stopping               exit 1   the daemon was asked to end and begins nothing new
@@ -44,6 +45,10 @@ class Locked(MemexError):
 
 
 class MissingModel(MemexError):
+    pass
+
+
+class EndpointFailed(MemexError):
     pass
 
 

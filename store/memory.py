@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from store import backup, forgetting, maintenance, snapshots
 from store.backup import BackedUp
@@ -35,6 +33,8 @@ from store.lock import take_writer_lock
 from store.manifest import OnProgress
 from store.opening import begin, fingerprint, recover
 from store.past import Past
+from store.recent import Recent
+from store.reranking import Reranker
 from store.retention import Judged, Policy
 from store.search import HYBRID, Ranking, search
 from store.snapshots import Plan, RolledBack
@@ -52,15 +52,16 @@ from store.types import (
     State,
     Vectors,
 )
-from store.vectors import Generations
+from store.vectors import Generations, chunk_id
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search found, and the state that it searched."""
+    """What a search found, the state that it searched, and what should be said of it."""
 
     state: State
     hits: tuple[Hit, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def utc_now() -> datetime:
@@ -83,10 +84,13 @@ class Memory:
         settings: Mapping[str, Any] | None = None,
         cache_mb: int = 1024,
         ranking: Ranking = HYBRID,
+        reranker: Reranker | None = None,
+        recent: int = 0,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """`generation` is how chunks and vectors are made; its fingerprint names the Lance table. `settings` are all
-        that are in force, JSON-able; they are kept, so that states can be compared.
+        that are in force, JSON-able; they are kept, so that states can be compared. `recent` is how many of the latest
+        searches are kept in memory.
 
         Raises Locked (another writer), ConfigError (the memory was made with another `generation`), NotFound (nothing
         to read yet), DiskFailed (the disk refuses) and Corrupt (what was acknowledged cannot be read).
@@ -95,6 +99,10 @@ class Memory:
         self.embedder = embedder
         self.clock = clock
         self.ranking = ranking
+        self._reranker = reranker
+        self._query_vectors: Recent[str, Vectors] = Recent(recent)
+        # By the state's version, so that a commit leaves nothing stale.
+        self._searches: Recent[tuple[Hashable, ...], tuple[Hit, ...]] = Recent(recent)
         self.generation = "g" + fingerprint(generation)
         self._settings = dict(settings or {})
         self._config = fingerprint(self._settings)
@@ -220,9 +228,12 @@ class Memory:
     def forget(self, document_ids: Sequence[str]) -> forgetting.Forgotten:
         """Remove documents from every state, past ones too, and from all that was made of them."""
         with self._turn:
-            return forgetting.forget(
-                self.database, self.vectors, self.cache, self.state_dir, document_ids, self.clock()
-            )
+            try:
+                return forgetting.forget(
+                    self.database, self.vectors, self.cache, self.state_dir, document_ids, self.clock()
+                )
+            finally:
+                self._searches.clear()
 
     def release(self, document_ids: Sequence[str]) -> None:
         """Let held content back in; the next scan ingests it."""
@@ -239,6 +250,12 @@ class Memory:
         return backup.back_up(
             self.state_dir, self.database, self._turn, folder, clock=self.clock, on_progress=on_progress, stop=stop
         )
+
+    def put_down(self, idle_seconds: float) -> None:
+        """Let the models go that were not used in `idle_seconds`; they come back when they are needed."""
+        self.embedder.put_down(idle_seconds)
+        if self._reranker:
+            self._reranker.put_down(idle_seconds)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -266,10 +283,26 @@ class Memory:
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least 1 result")
         state = when if isinstance(when, State) else self.state(when)
-        vector = self.embedder.embed([self._cut(query)])[0]
-        head = state.head
-        hits = search(self.vectors, head, query, np.asarray(vector), k, filters or Filters(), self.ranking)
-        return Found(state, tuple(hits))
+        filters = filters or Filters()
+        key = (state.head.generation, state.head.version, query, k, filters, self.ranking)
+        if (kept := self._searches.get(key)) is not None:
+            return Found(state, kept)
+        vector = self._query_vector(query)
+        hits, remarks = search(self.vectors, state.head, query, vector, k, filters, self.ranking, self._reranker)
+        if not remarks:
+            self._searches.put(key, tuple(hits))
+        return Found(state, tuple(hits), remarks)
+
+    def around(self, hits: Sequence[Hit], reach: int, head: Head | None = None) -> list[Hit]:
+        """The chunks up to `reach` before and after each hit in its document, and the hits' own; by document and
+        position."""
+        positions = {
+            (hit.document_id, hit.revision, position)
+            for hit in hits
+            for position in range(max(0, hit.position - reach), hit.position + reach + 1)
+        }
+        found = self.by_id([chunk_id(*one) for one in positions], head)
+        return sorted(found, key=lambda hit: (hit.document_id, hit.position))
 
     def chunks(self, document_ids: Sequence[str], head: Head | None = None) -> list[Hit]:
         """The documents' chunks in reading order."""
@@ -339,6 +372,13 @@ class Memory:
         return self.state_dir / "adapters" / f"{adapter:04d}"
 
     # --- below -------------------------------------------------------------------------------------------------
+
+    def _query_vector(self, query: str) -> Vectors:
+        vector = self._query_vectors.get(query)
+        if vector is None:
+            vector = self.embedder.embed([self._cut(query)])[0]
+            self._query_vectors.put(query, vector)
+        return vector
 
     def _cut(self, query: str) -> str:
         """The query as far as the embedder can see."""

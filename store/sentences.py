@@ -1,6 +1,6 @@
 """A sentence-transformers model as an `Embedder`, computed by torch or by OpenVINO.
 
-The only file that imports sentence_transformers. Nothing heavy is imported until the first text is embedded: counting
+Nothing heavy is imported until the first text is embedded: counting
 tokens needs the tokenizer alone (40 ms), a fingerprint needs the files alone.
 """
 
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from store import openvino
 from store.errors import ConfigError, MissingModel
 from store.types import Vectors
+from store.warm import Warm
 
 # Of 256 to 4096 the best for all lengths: what a batch needs stays in the core's cache. More costs mixed lengths up to
 # a fifth (padding), less costs long ones.
@@ -81,14 +82,13 @@ class SentenceTransformerEmbedder:
         self.embedded = 0
         self._folder = folder
         self._device = device
-        self._backend = backend
         self._batch_tokens = batch_tokens
         self._threads = threads
         self._cpu_share = cpu_share
         self._models = models
         self._modules = _read_modules(folder)
         self._lock = threading.Lock()
-        self._loaded: _Engine | None = None
+        self._engine = Warm(self._with_openvino if backend == "openvino" else self._with_torch)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -137,7 +137,7 @@ class SentenceTransformerEmbedder:
             if len(ids) > longest:
                 raise ValueError(f"text {i} has {len(ids)} tokens and the model sees {longest}")
         lengths = [len(ids) for ids in tokens]
-        engine = self._engine
+        engine = self._engine.get()
         rest = 1 / self._cpu_share - 1 if len(texts) > 1 else 0
 
         def compute(batch: list[int]) -> None:
@@ -155,6 +155,9 @@ class SentenceTransformerEmbedder:
         with self._lock:
             self.embedded += len(texts)
         return vectors
+
+    def put_down(self, idle_seconds: float) -> bool:
+        return self._engine.put_down(idle_seconds)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
@@ -178,13 +181,6 @@ class SentenceTransformerEmbedder:
             own = [tokenizer.normalizer] if tokenizer.normalizer else []
             tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
         return tokenizer
-
-    @property
-    def _engine(self) -> _Engine:
-        with self._lock:
-            if self._loaded is None:
-                self._loaded = self._with_openvino() if self._backend == "openvino" else self._with_torch()
-            return self._loaded
 
     def _with_torch(self) -> _Engine:
         import torch

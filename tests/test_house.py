@@ -24,7 +24,7 @@ ENGINES = {
     "sqlmodel": r"store/catalogue(\.py|/.*)",
     "sqlalchemy": r"store/catalogue(\.py|/.*)",
     "peft": r"trainers/lora\.py",
-    "sentence_transformers": r"store/sentences\.py",
+    "sentence_transformers": r"store/(sentences|reranking)\.py",
     "openvino": r"store/openvino\.py",
 }
 SLOW = {

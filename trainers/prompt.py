@@ -14,6 +14,11 @@ INSTRUCTION = (
     f'If no passage holds the answer, say "{ABSENT}"'
 )
 
+_SUMMARISE = (
+    "Say in one or two sentences what the passage above says that helps to answer the question, with its names and "
+    f'numbers as they are. If nothing does, say "{ABSENT}"'
+)
+
 _DELIMITER = re.compile(r"<(?=\s*/?\s*passage\b)", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+")
 
@@ -28,6 +33,12 @@ def messages(question: str, passages: Sequence[Passage]) -> list[dict[str, str]]
         for number, passage in enumerate(passages, start=1)
     )
     content = f"{shown}\n\n{INSTRUCTION}\nQuestion: {_tame(question)}"
+    return [{"role": "user", "content": content}]
+
+
+def summary_messages(question: str, passage: Passage) -> list[dict[str, str]]:
+    """The chat that asks for what one passage says of the question."""
+    content = f"<passage 1>\n{_tame(passage.text)}\n</passage 1>\n\n{_SUMMARISE}\nQuestion: {_tame(question)}"
     return [{"role": "user", "content": content}]
 
 

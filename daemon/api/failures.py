@@ -12,11 +12,18 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from store.errors import Busy, Locked, MemexError, NotFound, Stopping, UsageError
+from store.errors import Busy, EndpointFailed, Locked, MemexError, NotFound, Stopping, UsageError
 
 log = logging.getLogger("memex")
 
-STATUS: dict[type[MemexError], int] = {NotFound: 404, UsageError: 400, Locked: 409, Busy: 429, Stopping: 503}
+STATUS: dict[type[MemexError], int] = {
+    NotFound: 404,
+    UsageError: 400,
+    Locked: 409,
+    Busy: 429,
+    EndpointFailed: 502,
+    Stopping: 503,
+}
 RETRY_SECONDS = {429: 2, 503: 10}
 
 

@@ -29,6 +29,13 @@ At = Annotated[str | None, typer.Option(help="A snapshot, a version, or a time (
 OnlySource = Annotated[str | None, typer.Option("--source", help="Only this source's documents.")]
 OnlyDomain = Annotated[str | None, typer.Option("--domain", help="Only this domain's documents.")]
 OnlyTag = Annotated[str | None, typer.Option("--tag", help="Only documents with this tag.")]
+OnlyPath = Annotated[
+    str | None, typer.Option("--path", help="Only documents whose path this glob fits: 'notes/**/*.md', '*.log'.")
+]
+ModifiedAfter = Annotated[str | None, typer.Option(help="Only files changed since: a time ('2 days ago').")]
+ModifiedBefore = Annotated[str | None, typer.Option(help="Only files last changed before it.")]
+IngestedAfter = Annotated[str | None, typer.Option(help="Only what memory took in since.")]
+IngestedBefore = Annotated[str | None, typer.Option(help="Only what memory took in before it.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Half = Annotated[str | None, typer.Option("--only", help="Roll back one half: index or model.")]
 

@@ -12,8 +12,13 @@ from daemon.cli.frame import (
     AsJson,
     At,
     Config,
+    IngestedAfter,
+    IngestedBefore,
+    ModifiedAfter,
+    ModifiedBefore,
     Number,
     OnlyDomain,
+    OnlyPath,
     OnlySource,
     OnlyTag,
     Yes,
@@ -77,11 +82,21 @@ def search(
     source: OnlySource = None,
     domain: OnlyDomain = None,
     tag: OnlyTag = None,
+    path: OnlyPath = None,
+    modified_after: ModifiedAfter = None,
+    modified_before: ModifiedBefore = None,
+    ingested_after: IngestedAfter = None,
+    ingested_before: IngestedBefore = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Find chunks."""
-    arguments = {"query": query, "k": k, "at": at, "source": source, "domain": domain, "tag": tag}
+    narrowed = {
+        **{"source": source, "domain": domain, "tag": tag, "path": path},
+        **{"modified_after": modified_after, "modified_before": modified_before},
+        **{"ingested_after": ingested_after, "ingested_before": ingested_before},
+    }
+    arguments = {"query": query, "k": k, "at": at, **narrowed}
     carry_out(config, as_json, "search", arguments, render.search)
 
 
@@ -94,11 +109,21 @@ def ask(
     source: OnlySource = None,
     domain: OnlyDomain = None,
     tag: OnlyTag = None,
+    path: OnlyPath = None,
+    modified_after: ModifiedAfter = None,
+    modified_before: ModifiedBefore = None,
+    ingested_after: IngestedAfter = None,
+    ingested_before: IngestedBefore = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from the documents, with citations."""
-    arguments = {"question": question, "k": k, "at": at, "base": base, "source": source, "domain": domain, "tag": tag}
+    narrowed = {
+        **{"source": source, "domain": domain, "tag": tag, "path": path},
+        **{"modified_after": modified_after, "modified_before": modified_before},
+        **{"ingested_after": ingested_after, "ingested_before": ingested_before},
+    }
+    arguments = {"question": question, "k": k, "at": at, "base": base, **narrowed}
     if as_json or not sys.stdout.isatty():
         carry_out(config, as_json, "ask", arguments, render.ask)
         return

@@ -11,7 +11,7 @@ from daemon.evaluation.retrieval import Looked
 from daemon.settings import Settings
 from store.types import Hit, Passage
 from trainers.metrics import exact_match, holds, mean, token_f1
-from trainers.model import LanguageModel
+from trainers.generator import Generator
 from trainers.prompt import is_absent, messages
 
 PLACES = 5  # passages in a prompt
@@ -22,12 +22,12 @@ Json = dict[str, Any]
 
 
 def curve(
-    model: LanguageModel,
+    model: Generator,
     settings: Settings,
     looked: Sequence[Looked],
     on_progress: Callable[[str, int, int], None],
 ) -> Json:
-    """Answers to questions whose right passage was found, with the adapter in use.
+    """Answers to questions whose right passage was found, from the model as it is given.
 
     A share of five places is given to distractors that retrieval found too, the rest to the right passages that there
     are; where they begin is rotated. `without`: five distractors and nothing right, so that refusing is right.

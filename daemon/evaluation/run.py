@@ -9,24 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from daemon.answer import ask
+from daemon.answer import Load, ask, folder_of, serving
 from daemon.evaluation import beir, noise, questions
 from daemon.evaluation.answers import answered, spread
 from daemon.evaluation.questions import Question, QuestionSet
 from daemon.evaluation.retrieval import look, ranked, threshold
 from daemon.operations import shapes
-from daemon.runtime import Runtime, generation
+from daemon.runtime import Runtime, generation, ranking
 from daemon.settings import Settings
 from store.errors import UsageError
 from store.memory import Memory
 from store.opening import fingerprint
 from store.types import Evaluation, State
-from trainers.model import LanguageModel
 
 MADE = 50  # questions made from the documents, where no number is asked for
 
 Json = dict[str, Any]
-UseModel = Callable[[Callable[[Callable[[], LanguageModel], Callable[[], bool]], Any]], Any]  # as `Runtime.with_model`
+UseModel = Callable[[Callable[[Load, Callable[[], bool]], Any]], Any]  # as `Runtime.with_model`
 OnProgress = Callable[[str, int, int], None]  # the stage, how much of it is done, how much there is
 
 
@@ -137,15 +136,15 @@ def measure(
     if use_model is None or not answerable:
         return figures
 
-    def with_model(load: Callable[[], LanguageModel], _stop: Callable[[], bool]) -> Json:
-        load()  # not in the first answer's time
+    def with_model(load: Load, _stop: Callable[[], bool]) -> Json:
+        folder = folder_of(memory, serving(state, settings))
+        load(folder)  # not in the first answer's time
         answers = []
         for number, one in enumerate(answerable):
             on_progress("answering", number, len(answerable))
             answers.append(ask(memory, load, settings, one.question.text, when=state, keep=False))
-        model, adapter = load(), state.head.adapter
-        model.use_adapter(None if adapter is None else memory.adapter_folder(adapter))
-        return {**answered(answerable, answers), "noise": noise.curve(model, settings, answerable, on_progress)}
+        curve = noise.curve(load(folder), settings, answerable, on_progress)
+        return {**answered(answerable, answers), "noise": curve}
 
     given: Json = use_model(with_model)
     return figures | given | {"latency": figures["latency"] | {"ask": given["latency"]["ask"]}}
@@ -157,6 +156,13 @@ def _throw_away(runtime: Runtime, folder: Path, on_progress: OnProgress) -> Iter
     settings = runtime.settings
     with tempfile.TemporaryDirectory(prefix="memex-eval-") as state_dir:
         made_as = generation(settings, runtime.embedder)
-        with Memory(Path(state_dir), runtime.embedder, write=True, generation=made_as) as memory:
+        with Memory(
+            Path(state_dir),
+            runtime.embedder,
+            write=True,
+            generation=made_as,
+            ranking=ranking(settings),
+            reranker=runtime.reranker,
+        ) as memory:
             beir.load(folder, memory, settings, partial(on_progress, "embedding"))
             yield memory

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from daemon.answer import Answer, asked_with, record_search
+from daemon.answer import Answer, Load, asked_with, record, record_search, serving
 from daemon.answer import ask as answer_question
 from daemon.operations import shapes
 from daemon.operations.shapes import Depth, Json
 from daemon.runtime import Runtime
+from daemon.settings import Settings
 from store.errors import NotFound, UsageError
 from store.types import Filters
-from trainers.model import LanguageModel
+from store.when import parse_time
 
 FAULTS = ("unsupported", "wrong", "citation")
 
@@ -26,10 +28,16 @@ def search(
     source: str | None = None,
     domain: str | None = None,
     tag: str | None = None,
+    path: str | None = None,
+    modified_after: str | None = None,
+    modified_before: str | None = None,
+    ingested_after: str | None = None,
+    ingested_before: str | None = None,
 ) -> Json:
     """Find chunks, in the head or at a snapshot, version or time."""
     started = time.perf_counter()
-    filters = _filters(runtime, source, domain, tag)
+    times = (modified_after, modified_before, ingested_after, ingested_before)
+    filters = _filters(runtime, source, domain, tag, path, *times)
     k = runtime.settings.retrieval.k if k is None else k
     found = runtime.memory.search(query, k, when=at, filters=filters)
     seconds = time.perf_counter() - started
@@ -37,6 +45,7 @@ def search(
     return {
         **shapes.state(found.state),
         "results": [shapes.hit(hit) for hit in found.hits],
+        "remarks": list(found.remarks),
         "retrieval_id": retrieval_id,
         "seconds": round(seconds, 4),
     }
@@ -51,18 +60,36 @@ def ask(
     source: str | None = None,
     domain: str | None = None,
     tag: str | None = None,
+    path: str | None = None,
+    modified_after: str | None = None,
+    modified_before: str | None = None,
+    ingested_after: str | None = None,
+    ingested_before: str | None = None,
     *,
     on_token: Callable[[str], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Json:
     """Answer a question from the documents, with citations."""
-    filters = _filters(runtime, source, domain, tag)
+    times = (modified_after, modified_before, ingested_after, ingested_before)
+    filters = _filters(runtime, source, domain, tag, path, *times)
+    memory, settings, state = runtime.memory, runtime.settings, runtime.memory.state(at)
+    k = settings.retrieval.k if k is None else k
+    key = (state.head.generation, state.head.version, serving(state, settings, base), question, k, filters)
+    if kept := runtime.answers.get(key):
+        if on_token:
+            on_token(kept.text)
+        return _told(record(memory, settings, question, kept, asked_with(k, filters)), settings)
 
-    def use(load: Callable[[], LanguageModel], stop: Callable[[], bool]) -> Answer:
-        how: dict[str, Any] = {"k": k, "when": at, "filters": filters, "base": base}
-        return answer_question(runtime.memory, load, runtime.settings, question, **how, on_token=on_token, stop=stop)
+    def use(load: Load, stop: Callable[[], bool]) -> Answer:
+        how: dict[str, Any] = {"k": k, "when": state, "filters": filters, "base": base}
+        return answer_question(memory, load, settings, question, **how, on_token=on_token, stop=stop)
 
     answer: Answer = runtime.with_model(use, stop)
+    runtime.answers.put(key, answer)
+    return _told(answer, settings)
+
+
+def _told(answer: Answer, settings: Settings) -> Json:
     return {
         **shapes.state(answer.found.state),
         "answer": answer.text,
@@ -78,6 +105,7 @@ def ask(
         ],
         "remarks": list(answer.remarks),
         "adapter": answer.adapter,
+        "endpoint": settings.generator.endpoint or None,
         "retrieval_id": answer.retrieval_id,
         "results": [shapes.hit(hit) for hit in answer.found.hits],
         "prompt_tokens": answer.prompt_tokens,
@@ -98,8 +126,19 @@ def feedback(
     return {"retrieval_id": retrieval, "feedback": verdict, "fault": fault, "correction": answer}
 
 
-def _filters(runtime: Runtime, source: str | None, domain: str | None, tag: str | None) -> Filters:
+def _filters(
+    runtime: Runtime, source: str | None, domain: str | None, tag: str | None, path: str | None, *times: str | None
+) -> Filters:
     names = [one.name for one in runtime.settings.sources]
     if source is not None and source not in names:
         raise NotFound(f"no source {source!r}; there are: {', '.join(names) or 'none'}")
-    return Filters(source, domain, tag)
+    now = runtime.memory.clock()
+    return Filters(source, domain, tag, path, *(_time(one, now) for one in times))
+
+
+def _time(text: str | None, now: datetime) -> datetime | None:
+    if text is None:
+        return None
+    if (found := parse_time(text, now)) is None:
+        raise UsageError(f"{text!r} is no time; write 2026-11-22T10:00, 'yesterday' or '2 hours ago'")
+    return found

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("embedding", "ingest", "daemon", "store")
+BENCHES = ("embedding", "ingest", "daemon", "store", "retrieval")
 RESULTS = Path(__file__).parent / "results"
 # figure -> (at least, at most)
 TARGETS: dict[str, tuple[float | None, float | None]] = {
@@ -50,6 +50,14 @@ TARGETS: dict[str, tuple[float | None, float | None]] = {
     "wear_disk_over_bulk": (None, 2.0),
     "wear_search_over_bulk": (None, 1.3),
     "daily_snapshots_disk_over_one": (None, 3.0),
+    "hybrid_p50_over_bare": (None, 1.3),
+    "hybrid_p99_over_bare": (None, 2.0),
+    "cached_p50_seconds": (None, 0.001),
+    "vector_over_numpy": (None, 1.0),
+    "vector_recall_at_10": (0.99, None),
+    "clients_throughput_over_one": (1.5, None),
+    "clients_p99_over_p50": (None, 4.0),
+    "first_token_over_bare": (None, 1.1),
 }
 
 

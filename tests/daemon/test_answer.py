@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,20 @@ from typing import Any
 import pytest
 
 from daemon import operations
-from daemon.answer import Answer, ask, fit
+from daemon.answer import Answer, ask
+from daemon.settings import Generator, Retrieval
 from store.errors import NotFound, UsageError
 from store.types import Ended, Filters
+from store.warm import Warm
 from tests.daemon.conftest import World
-from trainers.model import Generation
+from trainers.generator import Generation
 from trainers.prompt import ABSENT
 
 
 class Model:
     """Says `answer`, and remembers what it was given."""
+
+    window = 2048
 
     def __init__(self, answer: str) -> None:
         self.answer = answer
@@ -45,7 +50,11 @@ def kitchen(world: World) -> World:
 
 
 def put(world: World, model: Model, question: str, **arguments: Any) -> Answer:
-    return ask(world.runtime.memory, lambda: model, world.settings, question, **arguments)  # type: ignore[arg-type,return-value]
+    def load(adapter: Path | None) -> Model:
+        model.use_adapter(adapter)
+        return model
+
+    return ask(world.runtime.memory, load, world.settings, question, **arguments)
 
 
 def test_an_answer_names_its_state_its_passage_and_is_kept(kitchen: World) -> None:
@@ -72,7 +81,7 @@ def test_the_passages_come_before_the_question(kitchen: World) -> None:
 
 
 def test_nothing_near_is_not_in_the_documents_and_loads_no_model(kitchen: World) -> None:
-    def refuse() -> Any:
+    def refuse(adapter: Path | None) -> Any:
         raise AssertionError("the model was loaded")
 
     answer = ask(kitchen.runtime.memory, refuse, kitchen.settings, "zebra quagga")
@@ -128,16 +137,6 @@ def test_the_adapter_of_the_state_serves_and_base_leaves_it_out(kitchen: World) 
         put(kitchen, model, "Bread bakes for how many minutes?")
 
 
-def test_as_many_passages_as_fit_and_at_least_one(kitchen: World) -> None:
-    hits = kitchen.runtime.memory.search("bread boat", 5).hits
-    assert len(hits) == 2
-    model: Any = Model("")
-    first, second = (len(hit.text.split()) for hit in hits)
-    assert len(fit(hits, model, first + second)) == 2
-    assert len(fit(hits, model, first + second - 1)) == 1
-    assert [one.chunk_id for one in fit(hits, model, 1)] == [hits[0].chunk_id]
-
-
 def test_filters_and_k_narrow_what_is_asked(kitchen: World) -> None:
     model = Model("40 minutes")
     assert len(put(kitchen, model, "Bread bakes for how many minutes?", k=1).found.hits) == 1
@@ -148,10 +147,83 @@ def test_filters_and_k_narrow_what_is_asked(kitchen: World) -> None:
 
 
 def test_the_operation_gives_the_answer_as_json(kitchen: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kitchen.runtime, "_model", Model("40 minutes [1]"))
+    monkeypatch.setattr(kitchen.runtime, "_model", Warm(lambda: Model("40 minutes [1]")))
     told = operations.ask(kitchen.runtime, "Bread bakes for how many minutes?")
     assert told["answer"] == "40 minutes [1]"
     assert told["version"] == kitchen.runtime.memory.head().version
     (citation,) = told["citations"]
     assert citation["chunk_id"] == told["results"][0]["chunk_id"]
     assert citation["quote"] == "Bread bakes for 40 minutes at 220 degrees."
+
+
+def test_the_best_passage_may_stand_next_to_the_question(kitchen: World) -> None:
+    kitchen.write("toast.txt", "Bread for toast bakes for 3 minutes more.")
+    kitchen.sync()
+    question = "Bread bakes for how many minutes at 220 degrees?"
+    prompts = []
+    for order in ("best_first", "best_last"):
+        kitchen.reopen(retrieval=Retrieval(order=order, min_score=0))
+        model = Model("40 minutes")
+        answer = put(kitchen, model, question)
+        assert answer.found.hits[0].path.endswith("bread.txt")
+        prompts += model.prompts
+    first, last = prompts
+    assert first.index("220 degrees.") < first.index("toast")
+    assert last.index("220 degrees.") > last.index("toast")
+
+
+def test_passages_leave_room_for_the_question_and_the_answer(kitchen: World) -> None:
+    model = Model("40 minutes")
+    put(kitchen, model, "Bread boat bakes for how many minutes?")
+    assert "<passage 2>" in model.prompts[-1]
+    model.window = kitchen.settings.generator.max_new_tokens + 100
+    put(kitchen, model, "Bread boat bakes for how many minutes?")
+    assert "<passage 1>" in model.prompts[-1]
+    assert "<passage 2>" not in model.prompts[-1]
+
+
+def test_answers_are_kept_only_if_asked_and_never_stale(kitchen: World) -> None:
+    question = "Bread bakes for how many minutes?"
+
+    def told(says: str) -> dict[str, Any]:
+        kitchen.runtime._model = Warm(lambda: Model(says))  # type: ignore[assignment,return-value]
+        return operations.ask(kitchen.runtime, question)
+
+    assert told("40 minutes [1]")["answer"] == "40 minutes [1]"
+    assert told("220 degrees [1]")["answer"] == "220 degrees [1]"
+    kitchen.reopen(generator=Generator(cache_answers=8))
+    first, again = told("40 minutes [1]"), told("220 degrees [1]")
+    assert again["answer"] == "40 minutes [1]"
+    assert again["retrieval_id"] != first["retrieval_id"]
+    assert kitchen.runtime.memory.journal.retrieval(again["retrieval_id"]).answer == "40 minutes [1]"
+    pieces: list[str] = []
+    operations.ask(kitchen.runtime, question, on_token=pieces.append)
+    assert pieces == ["40 minutes [1]"]
+    assert operations.ask(kitchen.runtime, question, k=1)["answer"] != ""
+    kitchen.write("bread.txt", "Bread bakes for 55 minutes at 200 degrees.")
+    kitchen.sync()
+    assert told("55 minutes [1]")["answer"] == "55 minutes [1]"
+    operations.forget(kitchen.runtime, "bread.txt")
+    assert told("55 minutes [1]")["answer"] == ABSENT
+
+
+def test_what_is_asked_may_be_narrowed_by_path_and_time(kitchen: World) -> None:
+    kitchen.write("old/bread.md", "Bread of old bakes for 90 minutes.")
+    os.utime(kitchen.docs / "old/bread.md", (0, 0))
+    kitchen.sync()
+
+    def found(**narrowed: str) -> set[str]:
+        told = operations.search(kitchen.runtime, "bread", **narrowed)
+        kept = kitchen.runtime.memory.journal.retrieval(told["retrieval_id"])
+        assert operations.replay(kitchen.runtime, told["retrieval_id"])["same_hits"], kept
+        return {Path(one["path"]).name for one in told["results"]}
+
+    assert found() == {"bread.txt", "boat.txt", "bread.md"}
+    assert found(path="*.md") == {"bread.md"}
+    assert found(path="old/*") == {"bread.md"}
+    assert found(modified_after="2 days ago") == {"bread.txt", "boat.txt"}
+    assert found(modified_before="2001-01-01") == {"bread.md"}
+    assert found(ingested_before="1 hour ago") == set()
+    assert found(ingested_after="1 hour ago", path="b*.txt") == {"bread.txt", "boat.txt"}
+    with pytest.raises(UsageError, match="'soon' is no time"):
+        found(modified_after="soon")

@@ -19,8 +19,9 @@ from daemon.evaluation.run import evaluate
 from daemon.operations import shapes
 from store.errors import NotFound, UsageError
 from store.types import Evaluation
+from store.warm import Warm
 from tests.daemon.conftest import World
-from trainers.model import Generation
+from trainers.generator import Generation
 from trainers.prompt import ABSENT
 
 FACTS = {
@@ -37,6 +38,8 @@ BOAT = "The boat needs what new?"
 
 class Model:
     """Answers by a function of the prompt, and remembers what it was given."""
+
+    window = 2048
 
     def __init__(self, answer: Callable[[str], str]) -> None:
         self.answer = answer
@@ -62,7 +65,7 @@ def house(world: World) -> World:
 
 def serve(world: World, answer: Callable[[str], str]) -> Model:
     model = Model(answer)
-    world.runtime._model = model  # type: ignore[assignment]
+    world.runtime._model = Warm(lambda: model)  # type: ignore[assignment,arg-type]
     return model
 
 

@@ -1,0 +1,207 @@
+"""What a question waits for, with 100,000 chunks: hybrid search against LanceDB's own, vector search against numpy, a
+search seen before, eight clients at once; and the first token of an answer.
+
+Vectors are random, which is the worst case for an index; sizes are those of the default model (384 dimensions).
+Searches are made by the daemon's own operation, which records each as a retrieval.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lancedb
+import numpy as np
+
+from daemon import operations
+from daemon.settings import Chunking, Settings, Source
+from store.memory import Memory
+from store.search import Ranking
+from store.types import Filters
+from tests.bench import corpus
+from tests.bench.bench_store import CHUNKS, Wide, load, queries, timed
+from trainers.metrics import percentile
+
+K = 10
+CLIENTS = 8
+
+
+def run(quick: bool = False) -> dict[str, Any]:
+    """All of it; `quick` on a tenth."""
+    part = 10 if quick else 1
+    with tempfile.TemporaryDirectory(prefix="memex-bench-") as name:
+        folder = Path(name)
+        with Memory(folder / "many", Wide(), write=True, generation={"bench": 1}, cache_mb=0, recent=4096) as memory:
+            load(memory, range(100_000 // CHUNKS // part))
+            memory.maintain()
+            rounds = 300 // part
+            return {
+                **hybrid(memory, folder / "many", rounds),
+                **by_vector(memory, 200 // part),
+                **crowd(memory, 800 // part),
+                **first_token(folder / "asked", 20 // (4 if quick else 1)),
+            }
+
+
+def hybrid(memory: Memory, folder: Path, rounds: int) -> dict[str, Any]:
+    """A search by words and meaning, its query vector known, and the same again, against LanceDB's own, in turns."""
+    head, runtime = memory.head(), _runtime(memory)
+    table = lancedb.connect(str(folder / "generations")).open_table(head.generation)
+    table.checkout(head.version)
+    ours, bare, cached = [], [], []
+    for number, query in enumerate(queries(rounds + 20)):
+        asked = f"{query} {number}"
+        vector = memory._query_vector(asked)
+
+        def lance(asked: str = asked, vector: Any = vector) -> Any:
+            found = table.search(query_type="hybrid").vector(vector).text(asked).distance_type("cosine")
+            return found.limit(K).to_arrow().to_pylist()
+
+        def search(asked: str = asked) -> Any:
+            return operations.search(runtime, asked, K)
+
+        turns = [(ours, search), (bare, lance)]
+        for times, one in turns if number % 2 else turns[::-1]:
+            times.append(timed(one))
+        cached.append(timed(search))
+    ours, bare, cached = ours[20:], bare[20:], cached[20:]
+    return {
+        "hybrid_p50_over_bare": percentile(ours, 0.5) / percentile(bare, 0.5),
+        "hybrid_p99_over_bare": percentile(ours, 0.99) / percentile(bare, 0.99),
+        "hybrid_p50_seconds": percentile(ours, 0.5),
+        "bare_hybrid_p50_seconds": percentile(bare, 0.5),
+        "cached_p50_seconds": percentile(cached, 0.5),
+        "cached_p95_seconds": percentile(cached, 0.95),
+    }
+
+
+def by_vector(memory: Memory, rounds: int) -> dict[str, Any]:
+    """A search by meaning alone against exact search by numpy in memory, and how much of that it finds."""
+    head = memory.head()
+    held = memory.vectors.vectors(head.generation, head.version)
+    ids, matrix = list(held), np.stack(list(held.values()))
+    rng = np.random.default_rng(1)
+    ours, exact, recall = [], [], []
+    for _ in range(rounds + 10):
+        vector = rng.normal(size=matrix.shape[1]).astype(np.float32)
+        vector /= np.linalg.norm(vector)
+
+        def by_numpy(vector: Any = vector) -> set[str]:
+            similar = matrix @ vector
+            best = np.argpartition(-similar, K)[:K]
+            return {ids[i] for i in best[np.argsort(-similar[best])]}
+
+        def by_lance(vector: Any = vector) -> set[str]:
+            found = memory.vectors.nearest(head.generation, head.version, vector, K, Filters())
+            return {hit.chunk_id for hit in found}
+
+        ours.append(timed(by_lance))
+        exact.append(timed(by_numpy))
+        recall.append(len(by_numpy() & by_lance()) / K)
+    return {
+        "vector_over_numpy": statistics.median(ours[10:]) / statistics.median(exact[10:]),
+        "vector_recall_at_10": statistics.mean(recall),
+        "vector_p50_seconds": statistics.median(ours[10:]),
+    }
+
+
+def crowd(memory: Memory, searches: int) -> dict[str, Any]:
+    """Searches a second by eight clients at once against one, query vectors known; and how even their times are."""
+    runtime = _runtime(memory)
+    asked = [f"{query} crowd {number}" for number, query in enumerate(queries(2 * searches))]
+    for query in asked:
+        memory._query_vector(query)
+
+    def rate(clients: int, some: Sequence[str]) -> tuple[float, list[float]]:
+        with ThreadPoolExecutor(clients) as pool:
+            started = time.perf_counter()
+            times = list(pool.map(lambda query: timed(lambda: operations.search(runtime, query, K)), some))
+            return len(some) / (time.perf_counter() - started), times
+
+    alone, _ = rate(1, asked[:searches])
+    together, times = rate(CLIENTS, asked[searches:])
+    return {
+        "clients_throughput_over_one": together / alone,
+        "clients_p99_over_p50": percentile(times, 0.99) / percentile(times, 0.5),
+        "clients_searches_per_second": together,
+    }
+
+
+def first_token(folder: Path, rounds: int) -> dict[str, Any]:
+    """From a question to the first token of its answer against bare `generate` of transformers on the same prompt."""
+    import torch
+    from transformers.generation.streamers import BaseStreamer
+
+    from daemon.runtime import Runtime
+
+    docs = folder / "docs"
+    corpus.fill(docs, 30, 6)
+    settings = Settings(state_dir=folder / "state", sources=(Source(path=docs),), chunking=Chunking())
+    runtime = Runtime(settings, write=True)
+    try:
+        operations.sync(runtime)
+        model = runtime._model.get()
+        prompts: list[list[int]] = []
+        encode = model.encode
+        model.encode = lambda chat: prompts.append(encode(chat)) or prompts[-1]  # type: ignore[method-assign]
+
+        class First(BaseStreamer):  # type: ignore[misc]
+            """Says when the first new token came; the prompt comes before."""
+
+            def __init__(self) -> None:
+                self.came: list[float] = []
+
+            def put(self, value: Any) -> None:
+                self.came.append(time.perf_counter())
+
+            def end(self) -> None: ...
+
+        ours, bare = [], []
+        for number, query in enumerate(queries(rounds)):
+            came: list[float] = []
+            stop = threading.Event()
+
+            def on_token(piece: str, came: list[float] = came, stop: threading.Event = stop) -> None:
+                came.append(time.perf_counter())
+                stop.set()
+
+            prompts.clear()
+            started = time.perf_counter()
+            _until_stopped(lambda: operations.ask(runtime, query, on_token=on_token, stop=stop.is_set))
+            if not came or not prompts:
+                continue  # nothing near enough, or not a word was said
+            ours.append(came[0] - started)
+            ids = torch.tensor([prompts[-1]])
+            first, begun = First(), time.perf_counter()
+            with torch.inference_mode():
+                model.model.generate(ids, max_new_tokens=1, do_sample=False, streamer=first)
+            bare.append(first.came[1] - begun)
+        assert len(ours) > rounds // 2, f"{len(ours)} of {rounds} questions were answered"
+        return {
+            "first_token_over_bare": statistics.median(a / b for a, b in zip(ours[1:], bare[1:], strict=True)),
+            "first_token_p50_seconds": statistics.median(ours[1:]),
+        }
+    finally:
+        runtime.close()
+
+
+def _until_stopped(ask: Callable[[], Any]) -> None:
+    from store.errors import Stopping
+
+    try:
+        ask()
+    except Stopping:
+        return
+
+
+def _runtime(memory: Memory) -> Any:
+    """As much of a runtime as a search needs."""
+    memory.ranking = Ranking()
+    return SimpleNamespace(memory=memory, settings=Settings())
