@@ -64,7 +64,7 @@ def ask(
     k = settings.retrieval.k if k is None else k
     found = memory.search(question, k, when=when, filters=filters)
     adapter = serving(found.state, settings, base)
-    remarks, citations = found.remarks, ()
+    remarks, citations = found.remarks, tuple[Citation, ...]()
     text, prompt_tokens, new_tokens = ABSENT, 0, 0
     near = [hit for hit in found.hits if hit.similarity >= settings.retrieval.min_score]
     if not near:

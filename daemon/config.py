@@ -69,6 +69,9 @@ def check(settings: Settings, path: Path | None = None) -> list[str]:
             problems.append((key, f"cannot be read by this user: {source.path}"))
     if settings.state_dir.exists() and not settings.state_dir.is_dir():
         problems.append((("state_dir",), f"not a folder: {settings.state_dir}"))
+    key_file = settings.generator.endpoint_key_file
+    if key_file and not os.access(key_file, os.R_OK):
+        problems.append((("generator", "endpoint_key_file"), f"cannot be read by this user: {key_file}"))
     if len(os.fsencode(socket_path(settings))) > SOCKET_PATH_LIMIT:
         problems.append((("api", "socket"), f"longer than {SOCKET_PATH_LIMIT} bytes: {socket_path(settings)}"))
     return [_place(path, text, key) + _dotted(key) + ": " + reason for key, reason in problems]
@@ -223,8 +226,9 @@ def _anchor(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     absolute(values.get("api"), "socket")
     absolute(values.get("backup"), "dir")
     absolute(values.get("api"), "token_file")
-    for section in ("embedding", "generator"):
-        absolute(values.get(section), "model", r"[~/]|\.\.?/")
+    absolute(values.get("generator"), "endpoint_key_file")
+    for section, name in (("embedding", "model"), ("generator", "model"), ("retrieval", "reranker")):
+        absolute(values.get(section), name, r"[~/]|\.\.?/")
     return values
 
 

@@ -101,8 +101,8 @@ class Runtime:
         self.upkeep: Upkeep | None = None  # the latest, in this process
         self.turns = Turns()  # with the language model
         self._model = Warm(self._load)
-        self.answers: Recent[tuple[Hashable, ...], Answer] = Recent(settings.generator.cache_answers)
         self._endpoint = Endpoint(settings.generator) if settings.generator.endpoint else None
+        self.answers: Recent[tuple[Hashable, ...], Answer] = Recent(settings.generator.cache_answers)
         self._embedded_per_second = 20.0  # a first guess; measured from the first batch on
 
     def close(self) -> None:
@@ -233,130 +233,6 @@ class Runtime:
     def _load(self) -> LanguageModel:
         path = resolve(self.settings.generator.model, self.models_dir())
         return LanguageModel.load(path, self.settings.generator.device, self.settings.limits.threads or None)
-
-
-def models_dir(self) -> Path:
-        return models_dir(self.settings)
-
-    def with_model(
-        self, use: Callable[[Load, Callable[[], bool]], Result], stop: Callable[[], bool] = lambda: False
-    ) -> Result:
-        """Run `use` with a function that gives the language model and one that says whether to stop: one at a time, as
-        the model has one adapter at a time; an endpoint takes all that come. Raises what `Turns.take` raises."""
-        endpoint = self._endpoint
-        if endpoint:
-            return use(lambda _adapter: endpoint, lambda: self.turns.closed or stop())
-        with self.turns.take(stop):
-            return use(self._serving, lambda: self.turns.closed or stop())
-
-    def rest(self) -> None:
-        """Put down the models that were not used for as long as the settings say."""
-        if minutes := self.settings.limits.idle_minutes:
-            self._model.put_down(60 * minutes)
-            self.memory.put_down(60 * minutes)
-
-    def source(self, name: str) -> Source:
-        return next(source for source in self.settings.sources if source.name == name)
-
-    def ingest(self, paths: list[Dirty], seconds: float) -> Report:
-        """One commit of what the paths hold, about `seconds` of embedding at the most. On the thread that writes."""
-        started = time.perf_counter()
-        most = max(8, int(self._embedded_per_second * seconds))
-        # Without a cache, what is embedded of an unfinished document would be lost: then it is not interrupted.
-        pressed = self.pressed if self.settings.embedding.cache_mb else lambda: False
-        report = ingest(self.memory, self.settings, paths, self.parser, most_chunks=most, pressed=pressed)
-        if report.chunks_embedded >= 8:
-            self._embedded_per_second = report.chunks_embedded / report.embed_seconds
-        if self.memory.upkeep_due():
-            self.upkeep = self.memory.maintain()
-        looked_into = len(paths) - len(report.rest)
-        self.pace = self.pace.after(looked_into, report.chunks_embedded, time.perf_counter() - started)
-        return report
-
-    def differences(self, source: Source) -> Differences:
-        """What a sweep would find, doing nothing."""
-        known = self.memory.known(source.name)
-        return scan(source, known, now=self.memory.clock(), max_delete_share=self.settings.ingest.max_delete_share)
-
-    def printable(self, source: str, relative: bytes) -> str:
-        return place(self.source(source), relative).path
-
-    def sweep(self, source: Source, *, confirm: bool = False) -> Swept:
-        """Scan one source, remove what is gone, and say what is to be ingested. On the thread that writes."""
-        found, report = sweep(self.memory, self.settings, source, confirm=confirm)
-        if found.alarm and not confirm:
-            self.alarms[source.name] = found.alarm
-        else:
-            self.alarms.pop(source.name, None)
-        # Last those whose files may have moved: if not, `ingest` calls them missing, and another sweep removes them.
-        ready = tuple(Dirty(source.name, relative) for relative in (*found.dirty, *found.moving))
-        return Swept(ready, tuple(Dirty(source.name, relative) for relative in found.young), report)
-
-    def look_for_strays(self, *, confirm: bool = False) -> Report:
-        """Say which sources have documents and are no longer in the settings; remove those documents if confirmed."""
-        configured = {source.name for source in self.settings.sources}
-        strays = self.memory.sources().keys() - configured
-        for name in self.alarms.keys() - configured - strays:
-            del self.alarms[name]
-        removed = 0
-        for name in sorted(strays):
-            documents = [one for one in self.memory.known(name) if one.live is not None or one.error is not None]
-            if confirm:
-                self.alarms.pop(name, None)
-                self.memory.commit(Batch(removed=tuple(one.document_id for one in documents)))
-                removed += sum(one.live is not None for one in documents)
-            else:
-                self.alarms[name] = (
-                    f"source {name!r} is no longer in the settings; its {len(documents)} documents stay until it is "
-                    "put back or `memex sync --confirm-deletes`"
-                )
-        return Report(removed=removed)
-
-    def synchronise(
-        self,
-        sources: list[Source],
-        *,
-        below: tuple[str, ...] = (),
-        confirm: bool = False,
-    ) -> Report:
-        """Bring memory in step with the folders, now, step by step on the thread that writes: others go in between.
-
-        With `below`, only what lies at or below one of these absolute paths is ingested.
-        """
-        total = Report()
-        waiting: list[Dirty] = []
-        for source in sources:
-            swept = self.write(partial(self.sweep, source, confirm=confirm))
-            total += swept.report
-            waiting += [*swept.young, *swept.ready]
-        if below:
-            waiting = [one for one in waiting if self._lies_below(one, below)]
-        known = len(waiting)
-        while waiting:
-            size = self.settings.ingest.batch_documents
-            batch, waiting = waiting[:size], waiting[size:]
-            report = self.write(partial(self.ingest, batch, self.batch_seconds))
-            total += report
-            # A file that never stands still is left to the next sync.
-            waiting = [*report.rest, *waiting, *(report.again if waiting else ())]
-            self.on_progress(Progress(known - len(waiting), known, self.pace))
-        for name in {dirty.source for dirty in total.missing}:
-            swept = self.write(partial(self.sweep, self.source(name), confirm=confirm))
-            total += Report(removed=swept.report.removed)
-        if not below:  # last: another source may have taken over their documents
-            total += self.write(partial(self.look_for_strays, confirm=confirm))
-        return total
-
-    def _lies_below(self, dirty: Dirty, below: tuple[str, ...]) -> bool:
-        path = self.source(dirty.source).path / dirty.relative.decode("utf-8", "surrogateescape")
-        return any(path.is_relative_to(one) for one in below)
-
-    def _load(self) -> LanguageModel:
-        if self._model is None:
-            path = resolve(self.settings.generator.model, self.models_dir())
-            threads = self.settings.limits.threads or None
-            self._model = LanguageModel.load(path, self.settings.generator.device, threads)
-        return self._model
 
 
 def models_dir(settings: Settings) -> Path:

@@ -20,6 +20,7 @@ from typing import Any
 
 from daemon import notify, operations
 from daemon.api.server import Api
+from daemon.aside import Aside
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
 from daemon.operations.backups import backup
@@ -29,7 +30,7 @@ from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
 from daemon.settings import Settings
 from daemon.watcher import Watched, Watcher
-from store.errors import Corrupt, MemexError, UsageError
+from store.errors import Corrupt, MemexError
 from store.maintenance import Upkeep
 from store.summary import summarise
 
@@ -56,10 +57,8 @@ class Service:
         self._stop = threading.Event()
         self._roots = {source.name: bytes(source.path) for source in settings.sources}
         self._progress: Progress | None = None
-        self._refreshing = threading.Lock()
-        self._refresh_progress: dict[str, Any] | None = None
-        self._backing_up = threading.Lock()
-        self._backup_progress: dict[str, int] | None = None
+        self._refreshes = Aside("refresh", "what serves is as it was")
+        self._backups = Aside("backup", "an older one stands")
         self._ingested = Report()
         self._unsettled: dict[Dirty, float] = {}  # since when a path has been waiting to stand still
         self._in_hand = 0  # paths taken from the inbox and not committed yet
@@ -99,9 +98,9 @@ class Service:
         self.runtime.turns.close()
         self.watcher.stop()
         self.scheduler.stop()
-        with self._refreshing:  # its child sees `_stop` and ends; what it records goes through the writer
+        with self._refreshes.none():  # its child sees `_stop` and ends; what it records goes through the writer
             self.inbox.close()
-        with self._backing_up:  # it sees `_stop`; what it copied so far it need not copy again
+        with self._backups.none():  # it sees `_stop`; what it copied so far it need not copy again
             pass
         self._writer.join()
         self.api.stop()
@@ -245,65 +244,37 @@ class Service:
             self._refresh_aside("retrievals")
 
     def _refresh_aside(self, trigger: str) -> None:
-        threading.Thread(target=self._refresh_logged, args=(trigger,), name="refresh").start()
-
-    def _refresh_logged(self, trigger: str) -> None:
-        try:
-            result = self._refresh(trigger)
-            log.info("refresh %s: %s, %s", result["run"], result["decision"], result["reason"])
-        except Exception:
-            log.exception("the refresh failed; what serves is as it was")
+        self._refreshes.start(lambda: self._refresh(trigger))
 
     def _refresh(self, trigger: str) -> dict[str, Any]:
         """One cycle, from a thread that is not the writer's; its commits go through the inbox."""
-        if not self._refreshing.acquire(blocking=False):
-            raise UsageError("a refresh is under way; `memex status` shows how far it is")
-        try:
-            return refresh(
-                self.runtime,
-                trigger=trigger,
-                on_progress=self._on_refresh_progress,
-                stop=self._stop,
-            )
-        finally:
-            self._refresh_progress = None
-            self._refreshing.release()
+        with self._refreshes.alone() as tell:
+            result = refresh(self.runtime, trigger=trigger, on_progress=tell, stop=self._stop)
+        log.info("refresh %s: %s, %s", result["run"], result["decision"], result["reason"])
+        return result
 
     def _on_progress(self, progress: Progress) -> None:
         self._progress = None if progress.done >= progress.total else progress
 
-    def _on_refresh_progress(self, progress: dict[str, Any]) -> None:
-        self._refresh_progress = progress
-
     def _backup_aside(self) -> None:
-        threading.Thread(target=self._backup_logged, name="backup").start()
-
-    def _backup_logged(self) -> None:
-        try:
-            self._backup(self.settings.backup.dir, scheduled=True)
-        except MemexError as error:
-            log.error("the backup failed; an older one stands: %s", error)
-        except Exception:
-            log.exception("the backup failed; an older one stands")
+        self._backups.start(lambda: self._backup(self.settings.backup.dir, scheduled=True))
 
     def _backup(self, dir: str, scheduled: bool = False) -> dict[str, Any]:
         """One backup, from a thread that is not the writer's: it takes the writer's turn only to look."""
-        if not self._backing_up.acquire(blocking=False):
-            raise UsageError("a backup is under way; `memex status` shows how far it is")
-        try:
-            done = backup(self.runtime, dir, self._on_backup_progress, self._stop, scheduled=scheduled)
-            log.info(
-                "backed up to %s: %d files, copied %d (%.1f MB), removed %d, %.1f s",
-                *(done["dir"], done["files"], done["copied_files"], done["copied_bytes"] / 1e6),
-                *(done["removed"], done["seconds"]),
+        with self._backups.alone() as tell:
+            done = backup(
+                self.runtime,
+                dir,
+                lambda done, total: tell({"done": done, "total": total}),
+                self._stop,
+                scheduled=scheduled,
             )
-            return done
-        finally:
-            self._backup_progress = None
-            self._backing_up.release()
-
-    def _on_backup_progress(self, done: int, total: int) -> None:
-        self._backup_progress = {"done": done, "total": total}
+        log.info(
+            "backed up to %s: %d files, copied %d (%.1f MB), removed %d, %.1f s",
+            *(done["dir"], done["files"], done["copied_files"], done["copied_bytes"] / 1e6),
+            *(done["removed"], done["seconds"]),
+        )
+        return done
 
     # --- what can be asked -------------------------------------------------------------------------------------
 
@@ -328,8 +299,8 @@ class Service:
                 name: getattr(self._ingested, name)
                 for name in ("added", "changed", "removed", "moved", "failed", "chunks_embedded")
             },
-            "refreshing": self._refresh_progress,
-            "backing_up": self._backup_progress,
+            "refreshing": self._refreshes.progress,
+            "backing_up": self._backups.progress,
             "next_jobs": {name: when.isoformat() for name, when in self.scheduler.next_runs().items()},
             "uptime_seconds": round(time.time() - self.started_at, 1),
         }

@@ -92,9 +92,14 @@ def search(
 ) -> None:
     """Find chunks."""
     narrowed = {
-        **{"source": source, "domain": domain, "tag": tag, "path": path},
-        **{"modified_after": modified_after, "modified_before": modified_before},
-        **{"ingested_after": ingested_after, "ingested_before": ingested_before},
+        "source": source,
+        "domain": domain,
+        "tag": tag,
+        "path": path,
+        "modified_after": modified_after,
+        "modified_before": modified_before,
+        "ingested_after": ingested_after,
+        "ingested_before": ingested_before,
     }
     arguments = {"query": query, "k": k, "at": at, **narrowed}
     carry_out(config, as_json, "search", arguments, render.search)
@@ -119,9 +124,14 @@ def ask(
 ) -> None:
     """Answer a question from the documents, with citations."""
     narrowed = {
-        **{"source": source, "domain": domain, "tag": tag, "path": path},
-        **{"modified_after": modified_after, "modified_before": modified_before},
-        **{"ingested_after": ingested_after, "ingested_before": ingested_before},
+        "source": source,
+        "domain": domain,
+        "tag": tag,
+        "path": path,
+        "modified_after": modified_after,
+        "modified_before": modified_before,
+        "ingested_after": ingested_after,
+        "ingested_before": ingested_before,
     }
     arguments = {"question": question, "k": k, "at": at, "base": base, **narrowed}
     if as_json or not sys.stdout.isatty():

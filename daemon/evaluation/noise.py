@@ -10,8 +10,8 @@ from daemon.citations import MARK
 from daemon.evaluation.retrieval import Looked
 from daemon.settings import Settings
 from store.types import Hit, Passage
-from trainers.metrics import exact_match, holds, mean, token_f1
 from trainers.generator import Generator
+from trainers.metrics import exact_match, holds, mean, token_f1
 from trainers.prompt import is_absent, messages
 
 PLACES = 5  # passages in a prompt

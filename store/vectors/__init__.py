@@ -2,5 +2,5 @@
 
 from store.vectors.generations import CREATED as CREATED
 from store.vectors.generations import Generations as Generations
-from store.vectors.upkeep import Shape as Shape
 from store.vectors.rows import chunk_id as chunk_id
+from store.vectors.upkeep import Shape as Shape

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from daemon import operations
 from daemon.settings import Chunking, Settings, Source
+from store.errors import Stopping
 from store.memory import Memory
 from store.search import Ranking
 from store.types import Filters
@@ -164,20 +165,12 @@ def first_token(folder: Path, rounds: int) -> dict[str, Any]:
             def end(self) -> None: ...
 
         ours, bare = [], []
-        for number, query in enumerate(queries(rounds)):
-            came: list[float] = []
-            stop = threading.Event()
-
-            def on_token(piece: str, came: list[float] = came, stop: threading.Event = stop) -> None:
-                came.append(time.perf_counter())
-                stop.set()
-
+        for query in queries(rounds):
             prompts.clear()
-            started = time.perf_counter()
-            _until_stopped(lambda: operations.ask(runtime, query, on_token=on_token, stop=stop.is_set))
-            if not came or not prompts:
+            seconds = _to_first_token(runtime, query)
+            if seconds is None or not prompts:
                 continue  # nothing near enough, or not a word was said
-            ours.append(came[0] - started)
+            ours.append(seconds)
             ids = torch.tensor([prompts[-1]])
             first, begun = First(), time.perf_counter()
             with torch.inference_mode():
@@ -192,13 +185,14 @@ def first_token(folder: Path, rounds: int) -> dict[str, Any]:
         runtime.close()
 
 
-def _until_stopped(ask: Callable[[], Any]) -> None:
-    from store.errors import Stopping
-
-    try:
-        ask()
-    except Stopping:
-        return
+def _to_first_token(runtime: Any, question: str) -> float | None:
+    came: list[float] = []
+    started = time.perf_counter()
+    with suppress(Stopping):
+        operations.ask(
+            runtime, question, on_token=lambda _piece: came.append(time.perf_counter()), stop=lambda: bool(came)
+        )
+    return came[0] - started if came else None
 
 
 def _runtime(memory: Memory) -> Any:

@@ -43,7 +43,9 @@ class Model:
         return Generation(said, 10, 2, 0.1)
 
 
-def told(how: Aggregate, model: Model, pieces: list[str] | None = None, stop: Callable[[], bool] = lambda: False) -> Any:
+def told(
+    how: Aggregate, model: Model, pieces: list[str] | None = None, stop: Callable[[], bool] = lambda: False
+) -> Any:
     return read(how, model, QUESTION, PASSAGES, 16, None if pieces is None else pieces.append, stop)
 
 

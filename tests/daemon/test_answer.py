@@ -173,6 +173,7 @@ def test_the_best_passage_may_stand_next_to_the_question(kitchen: World) -> None
 
 
 def test_passages_leave_room_for_the_question_and_the_answer(kitchen: World) -> None:
+    kitchen.reopen(retrieval=Retrieval(min_score=-1))
     model = Model("40 minutes")
     put(kitchen, model, "Bread boat bakes for how many minutes?")
     assert "<passage 2>" in model.prompts[-1]

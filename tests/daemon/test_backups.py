@@ -167,7 +167,12 @@ def test_a_backup_is_scheduled_and_its_end_is_in_the_status(
     assert "backup" in service.status()["next_jobs"]
     assert service.status()["last_backup"] is None
 
-    service._backup_logged()  # as its thread does
+    def back_up_on_schedule() -> None:
+        service._backup_aside()
+        while any(thread.name == "backup" for thread in threading.enumerate()):
+            time.sleep(0.01)
+
+    back_up_on_schedule()
     good = service.status()["last_backup"]
     assert (good["ok"], good["error"], good["dir"]) == (True, None, str(folder))
     assert "FAILED" not in render.status(service.status())
@@ -175,7 +180,7 @@ def test_a_backup_is_scheduled_and_its_end_is_in_the_status(
     for _ in range(2):  # the disk is not mounted, today and tomorrow
         shutil.rmtree(folder)
         folder.mkdir()
-        service._backup_logged()
+        back_up_on_schedule()
         last = summarise(world.settings.state_dir / "catalogue.sqlite")["last_backup"]
         assert (last["ok"], last["dir"], last["last_ok"]["at"]) == (False, str(folder), good["at"])
         assert "mount its disk" in last["error"]
@@ -183,7 +188,7 @@ def test_a_backup_is_scheduled_and_its_end_is_in_the_status(
     assert f"backup      FAILED: {last['error']}; the last good one: 20" in render.status(service.status())
 
     service._backup_now(str(folder))  # by hand it begins anew
-    service._backup_logged()
+    back_up_on_schedule()
     assert service.status()["last_backup"]["ok"] is True
 
 
@@ -193,11 +198,11 @@ def test_a_backup_runs_in_a_thread_of_its_own_and_only_one_does(
     service = make_service(tmp_path / "backup")
     began, go_on = threading.Event(), threading.Event()
 
-    def slow(done: int, total: int) -> None:
+    def slow(progress: dict[str, int]) -> None:
         began.set()
         assert go_on.wait(30)
 
-    monkeypatch.setattr(service, "_on_backup_progress", slow)
+    monkeypatch.setattr(service._backups, "_tell", slow)
     service._backup_aside()
     assert began.wait(30)
     with pytest.raises(UsageError, match="under way"):

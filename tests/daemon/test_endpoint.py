@@ -119,7 +119,7 @@ def test_model_and_key_are_settings(kitchen: World, server: Server, tmp_path: Pa
     assert told["prompt_tokens"] > 20, "counted here when it does not count itself"
     assert [one["model"] for one in server.asked] == ["other"]
     assert server.keys == ["Bearer s3cret"]
-    with pytest.raises(ConfigError, match="endpoint_key_file.*nowhere"):
+    with pytest.raises(ConfigError, match=r"endpoint_key_file.*nowhere"):
         Endpoint(Generator(endpoint=server.url, endpoint_key_file=str(tmp_path / "nowhere")))
 
 

@@ -51,9 +51,10 @@ def clock() -> Clock:
 def open_memory(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Memory]]:
     opened: list[Memory] = []
 
-    def opener(write: bool = True, **changed: object) -> Memory:
+    def opener(write: bool = True, recent: int = 0, **changed: object) -> Memory:
+        made_as = {**GENERATION, **changed}
         memory = Memory(
-            tmp_path / "state", HashingEmbedder(), write=write, generation={**GENERATION, **changed}, clock=clock
+            tmp_path / "state", HashingEmbedder(), write=write, generation=made_as, recent=recent, clock=clock
         )
         opened.append(memory)
         return memory

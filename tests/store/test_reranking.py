@@ -1,4 +1,4 @@
-"""Reranking: what the cross-encoder prefers comes first, within its time; the model is tiny and randomly initialised."""
+"""Reranking: what the cross-encoder prefers comes first, within its time; the model is tiny and random."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from store.memory import Memory
+from store.recent import Recent
 from store.search import Ranking, fold, fuse
 from store.types import Batch, Filters, Hit, Labels, Place
 from store.vectors.rows import glob_pattern
@@ -135,3 +136,57 @@ def test_filters_narrow_before_the_search(memory: Memory) -> None:
 )
 def test_globs(glob: str, pattern: str) -> None:
     assert glob_pattern(glob) == pattern
+
+
+def test_a_search_seen_before_is_not_made_again_and_never_stale(
+    open_memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = open_memory(recent=8)
+    remember(memory, old="the boat needs ropes")
+    first = memory.search("the boat needs ropes", 3)
+    made = []
+    nearest = type(memory.vectors).nearest
+    monkeypatch.setattr(type(memory.vectors), "nearest", lambda *a, **b: made.append(1) or nearest(*a, **b))
+    embedded = memory.embedder.embedded
+    assert memory.search("the boat needs ropes", 3) == first
+    assert (made, memory.embedder.embedded) == ([], embedded)
+    for different in (
+        lambda: memory.search("the boat needs ropes", 4),
+        lambda: memory.search("the boat needs ropes", 3, filters=Filters(source="docs")),
+    ):
+        made.clear()
+        different()
+        assert made, "k and filters are part of what is asked"
+    memory.snapshot("before")
+    remember(memory, new="the boat needs ropes and a mast")
+    assert names(memory, "the boat needs ropes and a mast") == ["new", "old"]
+    assert [hit.document_id for hit in memory.search("the boat needs ropes", 3).hits] == ["old", "new"]
+    then = memory.search("the boat needs ropes", 3, when="before")
+    assert then.hits == first.hits
+    assert then.state.snapshot == "before"
+    memory.forget(["old"])
+    for when in (None, "before"):
+        assert "old" not in {hit.document_id for hit in memory.search("the boat needs ropes", 3, when=when).hits}
+
+
+def test_only_the_latest_are_kept() -> None:
+    kept: Recent[str, int] = Recent(2)
+    kept.put("a", 1)
+    kept.put("b", 2)
+    assert kept.get("a") == 1
+    kept.put("c", 3)
+    assert [kept.get(key) for key in "abc"] == [1, None, 3]
+    kept.clear()
+    assert kept.get("a") is None
+    nothing: Recent[str, int] = Recent(0)
+    nothing.put("a", 1)
+    assert nothing.get("a") is None
+
+
+def test_neighbours_of_a_chunk_are_those_of_its_revision(memory: Memory) -> None:
+    memory.commit(Batch(upserts=(upsert(memory, "book", *(f"part {name}" for name in "abcdef")),)))
+    memory.commit(Batch(upserts=(upsert(memory, "other", "part a of another"),)))
+    third = memory.chunks(["book"])[2]
+    assert [hit.text for hit in memory.around([third], 1)] == ["part b", "part c", "part d"]
+    assert [hit.position for hit in memory.around([third], 9)] == [0, 1, 2, 3, 4, 5]
+    assert memory.around([], 3) == []

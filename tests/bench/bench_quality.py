@@ -1,0 +1,159 @@
+"""How good retrieval is on texts that nobody here wrote and that are on every machine: docstrings. Each one's first
+sentence is a question, and the rest, without it, is the document to find.
+
+nDCG@10 of vectors alone, words alone and both, with the default models and settings, a collection from each of several
+libraries; and the halves against references on the same chunks: rank_bm25's BM25 Okapi, and exact search by numpy.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rank_bm25 import BM25Okapi
+
+from store.chunking import chunk
+from store.embedding import Embedder, open_embedder
+from store.memory import Memory
+from store.search import HYBRID, Ranking
+from store.types import Batch, Hit, Labels, Place, Section, Stat, Upsert
+from trainers.metrics import mean, ndcg
+
+LIBRARIES = ("", "torch", "transformers", "numpy", "sklearn", "scipy", "networkx", "sympy")  # "": the standard library
+DOCUMENTS, QUESTIONS = 500, 200
+DEEP = 50  # chunks looked at, for ten documents
+WORD = re.compile(r"\w+")
+
+Ranked = Callable[[str], list[str]]
+
+
+def run(quick: bool = False) -> dict[str, Any]:
+    """All libraries that are installed; `quick` with a fifth of their docstrings."""
+    part = 5 if quick else 1
+    embedder = open_embedder()
+    found: dict[str, Any] = {}
+    for library in LIBRARIES:
+        pairs = docstrings(library)[: DOCUMENTS // part]
+        if len(pairs) >= QUESTIONS // part:
+            scores = measure(embedder, pairs, QUESTIONS // part)
+            found |= {f"{library or 'stdlib'}_{name}": value for name, value in scores.items()}
+    return found | {
+        "hybrid_least_gain": min(value for name, value in found.items() if name.endswith("_gain")),
+        "bm25_least_over_reference": min(value for name, value in found.items() if name.endswith("_over_bm25")),
+        "vector_least_over_exact": min(value for name, value in found.items() if name.endswith("_over_exact")),
+    }
+
+
+def measure(embedder: Embedder, pairs: Sequence[tuple[str, str]], questions: int) -> dict[str, float]:
+    """nDCG@10 over the first `questions`."""
+    with (
+        tempfile.TemporaryDirectory(prefix="memex-bench-") as name,
+        Memory(Path(name), embedder, write=True, generation={"bench": 1}) as memory,
+    ):
+        load(memory, [text for _, text in pairs])
+        memory.maintain()
+        rankings = {"vector": Ranking("vector"), "text": Ranking("text"), "hybrid": HYBRID}
+        ways: dict[str, Ranked] = {way: _by_memory(memory, ranking) for way, ranking in rankings.items()}
+        ways["bm25"], ways["exact"] = _references(memory)
+        found = {
+            way: mean(
+                [ndcg(rank(query), {str(number): 1.0}, 10) for number, (query, _) in enumerate(pairs[:questions])]
+            )
+            for way, rank in ways.items()
+        }
+    return {
+        "vector_ndcg": found["vector"],
+        "text_ndcg": found["text"],
+        "hybrid_ndcg": found["hybrid"],
+        "hybrid_gain": found["hybrid"] - max(found["vector"], found["text"]),
+        "text_over_bm25": found["text"] - found["bm25"],
+        "vector_over_exact": found["vector"] - found["exact"],
+    }
+
+
+def load(memory: Memory, texts: Sequence[str]) -> None:
+    """Commit the texts as documents named by their numbers, cut as the ingester does by default."""
+    for start in range(0, len(texts), 64):
+        cut = [chunk([Section(text)], memory.embedder.spans, 200, 30) for text in texts[start : start + 64]]
+        vectors, _ = memory.embed([one.text for chunks in cut for one in chunks])
+        upserts, taken = [], 0
+        for number, chunks in enumerate(cut, start=start):
+            upserts.append(
+                Upsert(
+                    document_id=str(number),
+                    place=Place("docs", b"%d" % number, f"/docs/{number}"),
+                    stat=Stat(1, 1, number),
+                    content=str(number),
+                    labels=Labels(),
+                    chunks=chunks,
+                    vectors=vectors[taken : taken + len(chunks)],
+                    embedded_at=memory.clock(),
+                )
+            )
+            taken += len(chunks)
+        memory.commit(Batch(upserts=tuple(upserts)))
+
+
+def _by_memory(memory: Memory, ranking: Ranking) -> Ranked:
+    def rank(query: str) -> list[str]:
+        memory.ranking = ranking
+        hits = memory.search(query, DEEP).hits
+        return list(dict.fromkeys(Path(path).name for hit in hits for path in (hit.path, *hit.places)))
+
+    return rank
+
+
+def _references(memory: Memory) -> tuple[Ranked, Ranked]:
+    """BM25 by rank_bm25 and cosine by numpy, over the same chunks."""
+    head = memory.head()
+    hits: list[Hit] = memory.chunks(list(memory.live_at(head)))
+    held = memory.vectors.vectors(head.generation, head.version)
+    matrix = np.stack([held[hit.chunk_id] for hit in hits])
+    okapi = BM25Okapi([_words(hit.text) for hit in hits], k1=1.2, b=0.75)
+
+    def documents(scores: Any) -> list[str]:
+        best = np.argsort(-scores, kind="stable")[: 4 * DEEP]
+        return list(dict.fromkeys(hits[i].document_id for i in best if scores[i] > 0))
+
+    return (
+        lambda query: documents(okapi.get_scores(_words(query))),
+        lambda query: documents(matrix @ memory.embedder.embed([query])[0]),
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in WORD.findall(text)]
+
+
+def docstrings(library: str) -> list[tuple[str, str]]:
+    """(first sentence, the rest) of a library's docstrings, in an order that is random and always the same."""
+    folder = Path(sysconfig.get_path("purelib")) / library if library else Path(sysconfig.get_path("stdlib"))
+    found: dict[str, str] = {}
+    for file in sorted(folder.rglob("*.py")):
+        if {"test", "tests", "site-packages", "dist-packages"} & set(file.relative_to(folder).parts):
+            continue
+        for text in _texts(file):
+            first, blank, rest = text.partition("\n\n")
+            first = " ".join(first.split())
+            if blank and 25 < len(first) < 160 and len(rest) > 250:
+                found.setdefault(first, rest[:3000])
+    pairs = list(found.items())
+    random.Random(1).shuffle(pairs)
+    return pairs
+
+
+def _texts(file: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
+            yield text
