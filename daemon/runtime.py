@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from daemon import heap
 from daemon.answer import Answer, Load
 from daemon.endpoint import Endpoint
 from daemon.ingest import Dirty, Report, ingest, sweep
@@ -128,6 +129,7 @@ class Runtime:
         if minutes := self.settings.limits.idle_minutes:
             self._model.put_down(60 * minutes)
             self.memory.put_down(60 * minutes)
+            heap.give_back()
 
     def source(self, name: str) -> Source:
         return next(source for source in self.settings.sources if source.name == name)
@@ -143,6 +145,7 @@ class Runtime:
             self._embedded_per_second = report.chunks_embedded / report.embed_seconds
         if self.memory.upkeep_due():
             self.upkeep = self.memory.maintain()
+            heap.give_back()
         looked_into = len(paths) - len(report.rest)
         self.pace = self.pace.after(looked_into, report.chunks_embedded, time.perf_counter() - started)
         return report

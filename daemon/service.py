@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from daemon import notify, operations
+from daemon import heap, notify, operations
 from daemon.api.server import Api
 from daemon.aside import Aside
 from daemon.inbox import Inbox
@@ -362,6 +362,7 @@ def serve(settings: Settings) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     log.setLevel(logging.INFO)
+    heap.share_arenas()
     service = Service(settings)
 
     def on_signal(_number: int, _frame: object) -> None:

@@ -25,10 +25,10 @@ class Journal:
     def record(self, retrieval: Retrieval) -> bool:
         """Keep a retrieval; whether the disk took it: what was found does not depend on that.
 
-        Needs no lock: a row of its own never meets another writer's.
+        Needs no lock: a row of its own never meets another writer's. A kill loses none, a power cut perhaps the latest.
         """
         try:
-            with self._database.write() as session:
+            with self._database.log() as session:
                 learning.add_retrieval(session, retrieval)
         except DiskFailed as error:
             log.warning("this retrieval is not recorded: %s", error)

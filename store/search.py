@@ -14,10 +14,11 @@ from typing import Literal
 
 from store.reranking import Reranker
 from store.types import Filters, Head, Hit, Vectors
-from store.vectors import Generations
+from store.vectors import Candidate, Generations
 
 Mode = Literal["hybrid", "vector", "text"]
 OVERFETCH, LEAST = 4, 50  # each half finds this many times k, and at least so many
+SPARE = 5  # rows that are read beyond those wanted, as some may be alike
 RERANKED = 30  # the fewest that a reranker is given
 RANK_CONSTANT = 60
 ALIKE = 0.9  # the share of word pairs that two chunks have in common to count as one text
@@ -53,13 +54,13 @@ def search(
     a reranker more are found than asked for, and it chooses; past its time the order stands, and a remark says so.
     """
     wanted = max(RERANKED, 2 * k) if reranker else k
-    n = max(LEAST, OVERFETCH * k)
-    near = vectors.nearest(head.generation, head.version, vector, n, filters) if ranking.mode != "text" else []
-    matching = (
-        vectors.matching(head.generation, head.version, query, vector, n, filters) if ranking.mode != "vector" else []
+    found = vectors.candidates(
+        *(head.generation, head.version, max(LEAST, OVERFETCH * k), filters),
+        vector=vector,
+        near=ranking.mode != "text",
+        words=query if ranking.mode != "vector" else None,
     )
-    found = fuse(near, matching, ranking.text_weight) if ranking.mode == "hybrid" else near or matching
-    hits = fold(_best_first(replace(hit, score=hit.score * hit.boost) for hit in found), wanted)
+    hits = _read(vectors, head, scored(found, ranking), wanted)
     if reranker is None:
         return hits, ()
     scores = reranker.scores(query, [hit.text for hit in hits], ranking.rerank_seconds)
@@ -70,18 +71,53 @@ def search(
     return _best_first(judged)[:k], ()
 
 
+def scored(found: Sequence[Candidate], ranking: Ranking) -> list[tuple[float, Candidate]]:
+    """The candidates with their scores, best first. A hybrid's are 0 to 1: first in both halves is 1.
+
+    Every candidate has a rank by similarity, also one that its words alone brought; equals share a rank.
+    """
+    if ranking.mode == "vector":
+        scores = [one.similarity for one in found]
+    elif ranking.mode == "text":
+        scores = [one.words or 0.0 for one in found]
+    else:
+        near, matching = _shares([one.similarity for one in found]), _shares([one.words for one in found])
+        weight = ranking.text_weight
+        scores = [
+            (1 - weight) * by_meaning + weight * by_words for by_meaning, by_words in zip(near, matching, strict=True)
+        ]
+    boosted = ((score * one.boost, one) for score, one in zip(scores, found, strict=True))
+    return sorted(boosted, key=lambda pair: -pair[0])
+
+
+def _shares(values: Sequence[float | None]) -> list[float]:
+    """What each value's rank counts for: 1 for the greatest, ever less after it, 0 for None."""
+    ranks: dict[float, int] = {}
+    for rank, value in enumerate(sorted((one for one in values if one is not None), reverse=True), start=1):
+        ranks.setdefault(value, rank)
+    return [0.0 if one is None else (RANK_CONSTANT + 1) / (RANK_CONSTANT + ranks[one]) for one in values]
+
+
+def _read(vectors: Generations, head: Head, ordered: Sequence[tuple[float, Candidate]], wanted: int) -> list[Hit]:
+    """The first `wanted` that differ in text. Reads no more rows than it takes to know them."""
+    hits: list[Hit] = []
+    while True:
+        end = min(len(hits) + wanted + SPARE, len(ordered))
+        while (
+            0 < end < len(ordered) and ordered[end][0] == ordered[end - 1][0]
+        ):  # of equals the id decides, so read all
+            end += 1
+        part = ordered[len(hits) : end]
+        if part:
+            read = vectors.read(head.generation, head.version, [one for _, one in part])
+            hits += (replace(hit, score=score) for hit, (score, _) in zip(read, part, strict=True))
+        best = _best_first(hits)
+        if end == len(ordered) or len(fold(best, wanted + 1)) > wanted:
+            return fold(best, wanted)
+
+
 def _best_first(hits: Iterable[Hit]) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit.score, hit.chunk_id))
-
-
-def fuse(near: Sequence[Hit], matching: Sequence[Hit], text_weight: float) -> list[Hit]:
-    """Both lists as one, scored by weighted reciprocal rank, 0 to 1: first in both is 1."""
-    hits = {hit.chunk_id: hit for hit in (*matching, *near)}
-    scores = dict.fromkeys(hits, 0.0)
-    for weight, half in ((1 - text_weight, near), (text_weight, matching)):
-        for rank, hit in enumerate(half, start=1):
-            scores[hit.chunk_id] += weight * (RANK_CONSTANT + 1) / (RANK_CONSTANT + rank)
-    return [replace(hit, score=scores[chunk_id]) for chunk_id, hit in hits.items()]
 
 
 def fold(hits: Sequence[Hit], k: int) -> list[Hit]:

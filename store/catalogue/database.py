@@ -1,6 +1,7 @@
 """Opening the catalogue and its transactions.
 
-WAL with `synchronous=FULL`: in NORMAL a power cut loses acknowledged rows. Writes begin with BEGIN IMMEDIATE, since a
+WAL with `synchronous=FULL`: in NORMAL a power cut loses acknowledged rows (a kill does not), which is enough for the log
+of retrievals alone, where each row would else cost a search a sync of the disk. Writes begin with BEGIN IMMEDIATE, since a
 transaction that reads first and writes later gets SQLITE_BUSY_SNAPSHOT at once, whatever the timeout
 (https://www.sqlite.org/isolation.html).
 """
@@ -38,6 +39,7 @@ class Database:
         self.path = path
         self._reader = _engine(path, "BEGIN")
         self._writer = _engine(path, "BEGIN IMMEDIATE")
+        self._logger = _engine(path, "BEGIN IMMEDIATE", synchronous="NORMAL")
         try:
             self._open(create)
         except BaseException:
@@ -54,6 +56,12 @@ class Database:
     def write(self) -> Iterator[Session]:
         """Raises DiskFailed, and nothing has changed; and Corrupt."""
         with self._ours(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def log(self) -> Iterator[Session]:
+        """As `write`, but the disk is not waited for: a power cut may take the latest of what was written so."""
+        with self._ours(), Session(self._logger, expire_on_commit=False) as session, session.begin():
             yield session
 
     def vacuum(self) -> None:
@@ -103,6 +111,7 @@ class Database:
     def close(self) -> None:
         self._reader.dispose()
         self._writer.dispose()
+        self._logger.dispose()
 
 
 def _tables() -> list[Any]:
@@ -110,7 +119,7 @@ def _tables() -> list[Any]:
     return [row.__table__ for row in rows if hasattr(row, "__table__")]  # type: ignore[attr-defined]
 
 
-def _engine(path: Path, begin: str) -> Engine:
+def _engine(path: Path, begin: str, synchronous: str = "FULL") -> Engine:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(address(path), uri=True, timeout=30, check_same_thread=False)
 
@@ -119,7 +128,7 @@ def _engine(path: Path, begin: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # ours to begin, not the driver's
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -1,5 +1,6 @@
 """Generations as Lance tables: the only room that imports lancedb and lance. Arrow and Lance types never leave it."""
 
+from store.vectors.candidates import Candidate as Candidate
 from store.vectors.generations import CREATED as CREATED
 from store.vectors.generations import Generations as Generations
 from store.vectors.rows import chunk_id as chunk_id

@@ -13,31 +13,28 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import lance
 import lancedb
 import pyarrow as pa
-from lancedb.query import BooleanQuery, MatchQuery, Occur, PhraseQuery
 
 from store.errors import Corrupt, DiskFailed
 from store.types import Filters, Hit, Rehome, Upsert, Vectors
-from store.vectors import upkeep
-from store.vectors.rows import HIT_COLUMNS, fresh_rows, hit, is_in, matrix, rehomed_rows, schema, where
+from store.vectors import candidates, upkeep
+from store.vectors.candidates import Candidate
+from store.vectors.rows import HIT_COLUMNS, fresh_rows, hit, is_in, matrix, rehomed_rows, schema
 
-PHRASE = re.compile(r'"([^"]*)"')
-INDEX_CACHE, METADATA_CACHE = 256 << 20, 128 << 20  # bytes
+INDEX_CACHE, METADATA_CACHE, WRITERS_CACHE = 256 << 20, 128 << 20, 32 << 20  # bytes
 REFUSALS = tuple(
     map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE))
 )
 SOURCE_LINE = re.compile(r", /\S+\.rs:\d+:\d+")  # of LanceDB's own code
 LARGEST_VERSION = 2**64 - 1  # minus the version: how Lance names its manifests
 CREATED = 3  # versions of a table that nothing was written to: made, and given its two first indices
-PROBES = 50  # partitions of the vector index that a search looks into; with the default sizes all, up to 400,000 rows
-REFINE = 5  # times as many candidates are taken from the index, whose vectors are rounded, and compared exactly
 HANDLES = 8  # open read handles; each holds one version's manifest
 
 P = ParamSpec("P")
@@ -72,9 +69,11 @@ class Generations:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # By default its caches would grow to seven gigabytes.
-        caches = lancedb.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
-        self._db = lancedb.connect(str(folder), session=caches)
+        # By default the caches would grow to seven gigabytes.
+        self._db = lancedb.connect(str(folder), session=lancedb.Session(WRITERS_CACHE, WRITERS_CACHE))
+        self._session: Any = lance.Session(  # type: ignore[attr-defined]
+            INDEX_CACHE, METADATA_CACHE
+        )
         self._handles: OrderedDict[tuple[str, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -135,7 +134,7 @@ class Generations:
         rows = fresh_rows(table.schema, upserts, ingested_at)
         if rehomed:
             origins = is_in("document_id", {one.origin for one in rehomed})
-            taken = self._at(generation, base).search().where(origins).limit(None).to_arrow()
+            taken = self._at(generation, base).to_table(filter=origins)
             rows = pa.concat_tables([rows, *rehomed_rows(taken, rehomed, ingested_at)])
         replaced = [*(u.document_id for u in upserts), *(r.document_id for r in rehomed), *removed]
         if replaced and table.count_rows(clause := is_in("document_id", replaced)):
@@ -216,7 +215,7 @@ class Generations:
     @_of_table
     def read_all(self, generation: str, version: int) -> None:
         """Read every column of every row. Raises what Lance raises when it cannot."""
-        for _ in self._at(generation, version).search().to_batches():
+        for _ in self._at(generation, version).to_batches():
             pass
 
     @_of_table
@@ -226,26 +225,24 @@ class Generations:
     # --- reading -----------------------------------------------------------------------------------------------
 
     @_of_table
-    def nearest(self, generation: str, version: int, vector: Vectors, n: int, filters: Filters) -> list[Hit]:
-        """The `n` chunks of the highest cosine similarity to `vector` (shape (dimension,)), best first."""
-        query = self._at(generation, version).search(vector).distance_type("cosine")
-        query = _narrowed(query.nprobes(PROBES).refine_factor(REFINE), filters)
-        found = query.select([*HIT_COLUMNS, "_distance"]).limit(n).to_arrow().to_pylist()
-        return _ordered(hit(row, 1.0 - row["_distance"]) for row in found)
+    def candidates(
+        self,
+        generation: str,
+        version: int,
+        n: int,
+        filters: Filters,
+        *,
+        vector: Vectors,
+        near: bool = True,
+        words: str | None = None,
+    ) -> list[Candidate]:
+        """The rows that fit best by vector and by words; see `candidates.find`."""
+        return candidates.find(self._at(generation, version), n, filters, vector=vector, near=near, words=words)
 
     @_of_table
-    def matching(
-        self, generation: str, version: int, words: str, vector: Vectors, n: int, filters: Filters
-    ) -> list[Hit]:
-        """The `n` chunks of the highest BM25 score for `words`, best first, with their similarity to `vector` too.
-
-        Every phrase in double quotes must stand in them as it is.
-        """
-        query = _narrowed(self._at(generation, version).search(_full_text(words)), filters)
-        found = query.select([*HIT_COLUMNS, "vector", "_score"]).limit(n).to_arrow()
-        similarities = matrix(found["vector"]) @ vector if found.num_rows else ()
-        rows = zip(found.drop_columns("vector").to_pylist(), similarities, strict=True)
-        return _ordered(replace(hit(row, float(similarity)), score=row["_score"]) for row, similarity in rows)
+    def read(self, generation: str, version: int, found: Sequence[Candidate]) -> list[Hit]:
+        """Candidates of this version as hits, in their order."""
+        return candidates.read(self._at(generation, version), found)
 
     @_of_table
     def chunks(self, generation: str, version: int, document_ids: Iterable[str]) -> list[Hit]:
@@ -253,8 +250,8 @@ class Generations:
         ids = list(document_ids)
         if not ids:
             return []
-        query = self._at(generation, version).search().where(is_in("document_id", ids)).select(HIT_COLUMNS)
-        hits = [hit(row) for row in query.limit(None).to_arrow().to_pylist()]
+        found = self._at(generation, version).to_table(columns=HIT_COLUMNS, filter=is_in("document_id", ids))
+        hits = [hit(row) for row in found.to_pylist()]
         return sorted(hits, key=lambda hit: (hit.document_id, hit.position))
 
     @_of_table
@@ -262,8 +259,8 @@ class Generations:
         """The chunks of these ids that the version has, in the order asked for."""
         if not chunk_ids:
             return []
-        query = self._at(generation, version).search().where(is_in("id", chunk_ids)).select(HIT_COLUMNS)
-        found = {row["id"]: hit(row) for row in query.limit(None).to_arrow().to_pylist()}
+        rows = self._at(generation, version).to_table(columns=HIT_COLUMNS, filter=is_in("id", chunk_ids))
+        found = {row["id"]: hit(row) for row in rows.to_pylist()}
         return [found[one] for one in chunk_ids if one in found]
 
     @_of_table
@@ -273,14 +270,14 @@ class Generations:
     @_of_table
     def table_of_contents(self, generation: str, version: int) -> dict[str, tuple[str, str, int]]:
         """document id -> (revision, path, number of chunks), of everything in the version."""
-        rows = self._at(generation, version).search().select(["document_id", "revision", "path"]).limit(None).to_arrow()
+        rows = self._at(generation, version).to_table(columns=["document_id", "revision", "path"])
         counted = rows.group_by(["document_id", "revision", "path"]).aggregate([([], "count_all")]).to_pylist()
         return {row["document_id"]: (row["revision"], row["path"], row["count_all"]) for row in counted}
 
     @_of_table
     def vectors(self, generation: str, version: int) -> dict[str, Vectors]:
         """chunk id -> vector, of everything in the version."""
-        rows = self._at(generation, version).search().select(["id", "vector"]).limit(None).to_arrow()
+        rows = self._at(generation, version).to_table(columns=["id", "vector"])
         return dict(zip(rows["id"].to_pylist(), matrix(rows["vector"]), strict=True))
 
     # --- below -------------------------------------------------------------------------------------------------
@@ -299,14 +296,13 @@ class Generations:
         return self._db.open_table(generation)
 
     def _at(self, generation: str, version: int) -> Any:
-        """A handle fixed at `version`. Handles are never moved: checkout on a shared one would switch every reader."""
+        """A handle fixed at `version`; it is never moved."""
         key = (generation, version)
         with self._lock:
             if key in self._handles:
                 self._handles.move_to_end(key)
                 return self._handles[key]
-        table = self._newest(generation)
-        table.checkout(version)
+        table = upkeep.open_table(self.folder, generation, version, self._session)
         with self._lock:
             self._handles[key] = table
             while len(self._handles) > HANDLES:
@@ -317,21 +313,3 @@ class Generations:
 def _manifests(folder: Path) -> list[tuple[int, Path]]:
     """The versions of a table by the files that hold them."""
     return [(LARGEST_VERSION - int(file.stem), file) for file in folder.glob("_versions/*.manifest")]
-
-
-def _narrowed(query: Any, filters: Filters) -> Any:
-    clause = where(filters)
-    return query.where(clause, prefilter=True) if clause else query
-
-
-def _ordered(hits: Iterable[Hit]) -> list[Hit]:
-    """Best first; equals by chunk id, so that the same version always answers the same."""
-    return sorted(hits, key=lambda hit: (-hit.score, hit.chunk_id))
-
-
-def _full_text(words: str) -> Any:
-    phrases = [phrase for phrase in PHRASE.findall(words) if phrase.strip()]
-    query = MatchQuery(words, "text")
-    if not phrases:
-        return query
-    return BooleanQuery([*((Occur.MUST, PhraseQuery(one, "text")) for one in phrases), (Occur.SHOULD, query)])

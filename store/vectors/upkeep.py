@@ -44,8 +44,9 @@ class Shape:
     segments: int  # of the full-text index
 
 
-def open_table(folder: Path, generation: str) -> Any:
-    return lance.dataset(str(folder / f"{generation}.lance"))
+def open_table(folder: Path, generation: str, version: int | None = None, session: Any = None) -> Any:
+    """A version of a table, the newest for None. What has a `session` shares its caches."""
+    return lance.dataset(str(folder / f"{generation}.lance"), version, session=session)
 
 
 def compact(table: Any, snapshot: int | None) -> None:

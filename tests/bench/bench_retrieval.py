@@ -25,7 +25,6 @@ from daemon.settings import Chunking, Settings, Source
 from store.errors import Stopping
 from store.memory import Memory
 from store.search import Ranking
-from store.types import Filters
 from tests.bench import corpus
 from tests.bench.bench_store import CHUNKS, Wide, load, queries, timed
 from trainers.metrics import percentile
@@ -85,12 +84,12 @@ def hybrid(memory: Memory, folder: Path, rounds: int) -> dict[str, Any]:
 
 def by_vector(memory: Memory, rounds: int) -> dict[str, Any]:
     """A search by meaning alone against exact search by numpy in memory, and how much of that it finds."""
-    head = memory.head()
+    head, memory.ranking = memory.head(), Ranking("vector")
     held = memory.vectors.vectors(head.generation, head.version)
     ids, matrix = list(held), np.stack(list(held.values()))
     rng = np.random.default_rng(1)
     ours, exact, recall = [], [], []
-    for _ in range(rounds + 10):
+    for number in range(rounds + 10):
         vector = rng.normal(size=matrix.shape[1]).astype(np.float32)
         vector /= np.linalg.norm(vector)
 
@@ -99,13 +98,15 @@ def by_vector(memory: Memory, rounds: int) -> dict[str, Any]:
             best = np.argpartition(-similar, K)[:K]
             return {ids[i] for i in best[np.argsort(-similar[best])]}
 
-        def by_lance(vector: Any = vector) -> set[str]:
-            found = memory.vectors.nearest(head.generation, head.version, vector, K, Filters())
-            return {hit.chunk_id for hit in found}
+        query = f"vector {number}"
+        memory._query_vectors.put(query, vector)
 
-        ours.append(timed(by_lance))
+        def by_memory(query: str = query) -> set[str]:
+            return {hit.chunk_id for hit in memory.search(query, K).hits}
+
+        ours.append(timed(by_memory))
         exact.append(timed(by_numpy))
-        recall.append(len(by_numpy() & by_lance()) / K)
+        recall.append(len(by_numpy() & by_memory()) / K)
     return {
         "vector_over_numpy": statistics.median(ours[10:]) / statistics.median(exact[10:]),
         "vector_recall_at_10": statistics.mean(recall),

