@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from store.types import Passage
+from store.words import COMMON
 
 SUPPORTED = 0.6  # the share of an answer's content words that its passage must hold
 MARK = re.compile(r"\[(\d{1,2})\]")
 WORD = re.compile(r"[^\W_]+(?:[.:'-][^\W_]+)*")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-COMMON = frozenset(
-    re.findall(
-        r"\w+",
-        """a an and are as at be been but by can do does for from had has have he her his how i if in into is it its may
-        my no not of on or our she so such than that the their them then there these they this to was we were what when
-        where which who will with would you your yes answer passage""",
-    )
-)
+SAID_OF_ANSWERS = COMMON | {"yes", "answer", "passage"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +64,7 @@ def check(answer: str, passages: Sequence[Passage]) -> Checked:
 def content_words(text: str) -> list[str]:
     """The words that carry meaning, lower case, each once, in order. Numbers always count."""
     words = (word.lower() for word in WORD.findall(text))
-    return list(dict.fromkeys(word for word in words if word not in COMMON))
+    return list(dict.fromkeys(word for word in words if word not in SAID_OF_ANSWERS))
 
 
 def _cite(number: int, passage: Passage, words: Sequence[str]) -> Citation:

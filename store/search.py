@@ -101,19 +101,15 @@ def _shares(values: Sequence[float | None]) -> list[float]:
 def _read(vectors: Generations, head: Head, ordered: Sequence[tuple[float, Candidate]], wanted: int) -> list[Hit]:
     """The first `wanted` that differ in text. Reads no more rows than it takes to know them."""
     hits: list[Hit] = []
-    while True:
+    while len(hits) < len(ordered):
         end = min(len(hits) + wanted + SPARE, len(ordered))
-        while (
-            0 < end < len(ordered) and ordered[end][0] == ordered[end - 1][0]
-        ):  # of equals the id decides, so read all
-            end += 1
-        part = ordered[len(hits) : end]
-        if part:
-            read = vectors.read(head.generation, head.version, [one for _, one in part])
-            hits += (replace(hit, score=score) for hit, (score, _) in zip(read, part, strict=True))
-        best = _best_first(hits)
-        if end == len(ordered) or len(fold(best, wanted + 1)) > wanted:
-            return fold(best, wanted)
+        while end < len(ordered) and ordered[end][0] == ordered[end - 1][0]:
+            end += 1  # among equals the id decides, so all of them are read
+        hits = _best_first([*hits, *vectors.read(head.generation, head.version, ordered[len(hits) : end])])
+        found = fold(hits, wanted + 1)  # one more says that the others have all their places
+        if len(found) > wanted:
+            return found[:wanted]
+    return fold(hits, wanted)
 
 
 def _best_first(hits: Iterable[Hit]) -> list[Hit]:
@@ -133,7 +129,7 @@ def fold(hits: Sequence[Hit], k: int) -> list[Hit]:
             kept.append((hit, words))
         elif hit.path not in (same.path, *places.get(same.chunk_id, ())):
             places.setdefault(same.chunk_id, []).append(hit.path)
-    return [replace(hit, places=tuple(places.get(hit.chunk_id, ()))) for hit, _ in kept]
+    return [replace(hit, places=tuple(places[hit.chunk_id])) if hit.chunk_id in places else hit for hit, _ in kept]
 
 
 def _alike(pairs: frozenset[tuple[str, str]], others: frozenset[tuple[str, str]]) -> bool:

@@ -1,8 +1,8 @@
 """Opening the catalogue and its transactions.
 
-WAL with `synchronous=FULL`: in NORMAL a power cut loses acknowledged rows (a kill does not), which is enough for the log
-of retrievals alone, where each row would else cost a search a sync of the disk. Writes begin with BEGIN IMMEDIATE, since a
-transaction that reads first and writes later gets SQLITE_BUSY_SNAPSHOT at once, whatever the timeout
+WAL with `synchronous=FULL`: in NORMAL a power cut loses acknowledged rows (a kill does not). That is enough for the log
+of retrievals alone, where each row would cost a search a sync of the disk. Writes begin with BEGIN IMMEDIATE, since one
+that reads first and writes later gets SQLITE_BUSY_SNAPSHOT at once, whatever the timeout
 (https://www.sqlite.org/isolation.html).
 """
 

@@ -16,7 +16,9 @@ from lance.query import BooleanQuery, FullTextQuery, MatchQuery, Occur, PhraseQu
 
 from store.types import Filters, Hit, Vectors
 from store.vectors.rows import HIT_COLUMNS, hit, matrix, where
+from store.words import COMMON
 
+WORD = re.compile(r"\w+")
 PHRASE = re.compile(r'"([^"]*)"')
 PROBES = 50  # partitions of the vector index that a search looks into; with the default sizes all, up to 400,000 rows
 DIGITS = 6  # of a similarity: the same vector in two rows is the same, whatever the order of summing
@@ -66,15 +68,22 @@ def find(
     ]
 
 
-def read(table: Any, candidates: Sequence[Candidate]) -> list[Hit]:
-    """The candidates as hits, in their order, scored by their similarity."""
-    taken = table._take_rows([one.row for one in candidates], columns=HIT_COLUMNS)
-    return [hit(row, one.similarity) for row, one in zip(taken.to_pylist(), candidates, strict=True)]
+def read(table: Any, scored: Sequence[tuple[float, Candidate]]) -> list[Hit]:
+    """Candidates with their scores as hits, in their order."""
+    taken = table._take_rows([one.row for _, one in scored], columns=HIT_COLUMNS)
+    return [hit(row, one.similarity, score) for row, (score, one) in zip(taken.to_pylist(), scored, strict=True)]
 
 
 def _full_text(words: str) -> FullTextQuery:
     phrases = [phrase for phrase in PHRASE.findall(words) if phrase.strip()]
-    query = MatchQuery(words, "text")
+    query = MatchQuery(_telling(words), "text")
     if not phrases:
         return query
     return BooleanQuery([*((Occur.MUST, PhraseQuery(one, "text")) for one in phrases), (Occur.SHOULD, query)])
+
+
+def _telling(words: str) -> str:
+    """Without the words that any question has: as often as they stand in a text, it is no likelier to answer this one.
+    They are in the index, so that phrases with them are found."""
+    kept = [word for word in WORD.findall(words) if word.lower() not in COMMON]
+    return " ".join(kept) if kept else words

@@ -240,9 +240,9 @@ class Generations:
         return candidates.find(self._at(generation, version), n, filters, vector=vector, near=near, words=words)
 
     @_of_table
-    def read(self, generation: str, version: int, found: Sequence[Candidate]) -> list[Hit]:
-        """Candidates of this version as hits, in their order."""
-        return candidates.read(self._at(generation, version), found)
+    def read(self, generation: str, version: int, scored: Sequence[tuple[float, Candidate]]) -> list[Hit]:
+        """Candidates of this version with their scores as hits, in their order."""
+        return candidates.read(self._at(generation, version), scored)
 
     @_of_table
     def chunks(self, generation: str, version: int, document_ids: Iterable[str]) -> list[Hit]:

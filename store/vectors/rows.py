@@ -113,7 +113,7 @@ def _relabelled(rows: pa.Table, document_id: str, content: str, place: Place, la
     }
 
 
-def hit(row: dict[str, Any], similarity: float = 0.0) -> Hit:
+def hit(row: dict[str, Any], similarity: float = 0.0, score: float = 0.0) -> Hit:
     return Hit(
         chunk_id=row["id"],
         document_id=row["document_id"],
@@ -124,7 +124,7 @@ def hit(row: dict[str, Any], similarity: float = 0.0) -> Hit:
         headings=tuple(row["headings"]),
         page=row["page"],
         text=row["text"],
-        score=similarity,
+        score=score,
         similarity=similarity,
         domain=row["domain"],
         tags=tuple(row["tags"]),

@@ -100,8 +100,8 @@ def edit_to_found(daemon: Daemon, number: int) -> float:
 
 
 def memory(folder: Path, few: int, many: int) -> dict[str, Any]:
-    """Resident memory after `few` documents and after `many`, without a model."""
-    daemon = Daemon(folder, "hashing")
+    """Resident memory after `few` documents and after `many`, the real model among it."""
+    daemon = Daemon(folder, "default")
     try:
         corpus.fill(daemon.docs / "few", few, 4)
         daemon.settle()

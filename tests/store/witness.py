@@ -213,7 +213,8 @@ class Witness(RuleBasedStateMachine):
         head, none = self.memory.head(), np.zeros(HashingEmbedder.dimension, np.float32)
         asked = {"vector": none, "near": False, "words": "alpha"}
         candidates = self.memory.vectors.candidates(head.generation, head.version, ALL, Filters(), **asked)
-        hits = self.memory.vectors.read(head.generation, head.version, candidates) if candidates else []
+        scored = [(0.0, one) for one in candidates]
+        hits = self.memory.vectors.read(head.generation, head.version, scored) if scored else []
         texts = [text for one in self.model.live.values() for text in one.texts]
         assert sorted(hit.text for hit in hits) == sorted(text for text in texts if "alpha" in text)
 
