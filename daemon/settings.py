@@ -129,7 +129,7 @@ Aggregate = Literal["concatenate", "one_by_one", "summarise"]
 class Retrieval(Section):
     k: Whole = 5
     mode: Literal["hybrid", "vector", "text"] = "hybrid"
-    text_weight: Share = 0.4
+    text_weight: Share = 0.15
     reranker: str = ""
     rerank_seconds: Amount = 1.0
     context_tokens: Whole = 768

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from daemon import operations
-from daemon.settings import Source
-from store.errors import NotFound, UsageError
+from daemon.settings import Limits, Retrieval, Source
+from store.errors import MissingModel, NotFound, UsageError
+from store.warm import Warm
 from tests.daemon.conftest import World, counts
 
 
@@ -666,3 +668,27 @@ def test_show_tells_a_document_and_its_history(three: World) -> None:
     (three.docs / "a.txt").unlink()
     three.sync()
     assert operations.show(three.runtime, str(three.docs / "a.txt"))["state"] == "gone"
+
+
+def test_models_that_nobody_uses_are_put_down_and_come_back(world: World) -> None:
+    world.write("bread.txt", "Bread bakes for 40 minutes.")
+    world.sync()
+    loads: list[int] = []
+    world.runtime._model = Warm(lambda: loads.append(1) or object())  # type: ignore[arg-type,return-value]
+    world.runtime._model.get()
+    world.runtime.rest()
+    assert world.runtime._model.loaded, "by default they stay"
+    world.reopen(limits=Limits(idle_minutes=1e-6))
+    world.runtime._model = Warm(lambda: loads.append(1) or object())  # type: ignore[arg-type,return-value]
+    world.runtime._model.get()
+    time.sleep(0.01)
+    world.runtime.rest()
+    assert not world.runtime._model.loaded
+    world.runtime._model.get()
+    assert len(loads) == 3
+
+
+def test_a_reranker_that_is_not_there_is_named_at_the_start(world: World) -> None:
+    with pytest.raises(MissingModel, match="reranking model 'no/such-thing'"):
+        world.reopen(retrieval=Retrieval(reranker="no/such-thing"))
+    world.reopen(retrieval=Retrieval())

@@ -10,7 +10,7 @@ import pytest
 
 from store.memory import Memory
 from store.recent import Recent
-from store.search import RANK_CONSTANT, Ranking, fold, scored
+from store.search import Ranking, fold, scored
 from store.types import Batch, Filters, Hit, Labels, Place
 from store.vectors import Candidate
 from store.vectors.rows import glob_pattern
@@ -86,26 +86,23 @@ def test_one_half_alone_gives_its_own_order(manual: Memory) -> None:
         assert one.similarity == pytest.approx(similarity[one.chunk_id], abs=1e-5)
 
 
-def test_both_halves_count_by_rank() -> None:
-    found = [Candidate(1, 0.9, None, 1.0), Candidate(2, 0.8, 5.0, 1.0), Candidate(3, 0.2, 4.0, 1.0)]
-    scores = {one.row: score for score, one in scored(found, Ranking(text_weight=0.3))}
-    assert scores[1] == pytest.approx(0.7)
-    assert scores[2] == pytest.approx(0.7 * share(2) + 0.3)
-    assert scores[3] == pytest.approx(0.7 * share(3) + 0.3 * share(2)), "its rank by similarity, although far"
-    assert [one.row for _, one in scored(found, Ranking(text_weight=0.3))] == [2, 3, 1]
-    ((score, _),) = scored([Candidate(1, 0.1, 0.1, 1.0)], Ranking())
-    assert score == pytest.approx(1.0)
+def test_a_hybrid_score_is_a_weighted_mean() -> None:
+    found = [Candidate(1, 0.9, None, 1.0), Candidate(2, 0.5, 8.0, 1.0), Candidate(3, 0.5, 4.0, 1.0)]
+    assert [(one.row, score) for score, one in scored(found, Ranking(text_weight=0.4))] == [
+        (2, pytest.approx(0.6 * 0.5 + 0.4)),
+        (1, pytest.approx(0.6 * 0.9)),
+        (3, pytest.approx(0.6 * 0.5 + 0.4 * 0.5)),
+    ]
+    assert next(one.row for _, one in scored(found, Ranking(text_weight=0))) == 1
+    assert [score for score, _ in scored([Candidate(1, 0.7, None, 2.0)], Ranking(text_weight=0.5))] == [0.7]
 
 
-def test_equals_share_a_rank() -> None:
-    found = [Candidate(row, 0.5, 2.0, 1.0) for row in range(3)] + [Candidate(9, 0.4, 1.0, 2.0)]
-    (boosted, first), *others = scored(found, Ranking())
-    assert (first.row, boosted) == (9, pytest.approx(2 * share(4)))
-    assert [score for score, _ in others] == pytest.approx([1.0] * 3)
-
-
-def share(rank: int) -> float:
-    return (RANK_CONSTANT + 1) / (RANK_CONSTANT + rank)
+def test_words_that_any_question_has_do_not_count(memory: Memory) -> None:
+    remember(memory, how="how do I do what I do and why", drop="a sequence is dropped from the database")
+    memory.ranking = Ranking("text")
+    assert names(memory, "How do I drop a sequence?") == ["drop"]
+    assert names(memory, "what do I do") == ["how"], "where a question has no others they are all there is"
+    assert names(memory, '"what I do"') == ["how"]
 
 
 def test_of_many_alike_enough_others_are_read(memory: Memory) -> None:
