@@ -2,7 +2,7 @@
 
 Fusion is a weighted mean of the cosine and of the BM25 score as a share of the best one (Bruch, Gai and Ingber, "An
 Analysis of Fusion Functions for Hybrid Retrieval", 2023). On sixteen collections its nDCG@10 was .033 above the better
-half's in the mean and at worst .006 below it, on one of them. Reciprocal rank fusion, which knows no distances, was with
+half's in the mean and at worst .006 below it, on one. Reciprocal rank fusion, which knows no distances, was with
 its best constant and weight .022 above, and .019 below it at worst. `tests/bench/bench_quality.py` measures more.
 """
 

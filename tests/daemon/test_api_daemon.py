@@ -84,7 +84,8 @@ def test_every_operation_is_described(served: Served) -> None:
         assert described["requestBody"]
         assert "422" not in described["responses"]
     ask = spec["components"]["schemas"]["ask"]["properties"]
-    assert ask.keys() == {"question", "k", "at", "base", "source", "domain", "tag"}
+    times = {f"{what}_{when}" for what in ("modified", "ingested") for when in ("after", "before")}
+    assert ask.keys() == {"question", "k", "at", "base", "source", "domain", "tag", "path"} | times
     assert "text/event-stream" in spec["paths"]["/ask/stream"]["post"]["responses"]["200"]["content"]
 
 

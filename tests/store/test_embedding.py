@@ -166,7 +166,7 @@ class TestTheModel:
         import torch
 
         before = torch.get_num_threads()
-        engine = open_embedder("default", threads=before)._engine  # type: ignore[attr-defined]
+        engine = open_embedder("default", threads=before)._engine.get()  # type: ignore[attr-defined]
         assert engine.count == torch.get_num_threads() == before
         square = torch.rand(700, 700)
 
