@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from daemon.parse import ParserProcess
+from daemon.parse import ParserProcess, StillParsing
 from daemon.reading import ChangedWhileRead, read_file
 from daemon.scan import Differences, chooser, labels, place, scan
 from daemon.secrets import secret
@@ -104,7 +104,8 @@ def ingest(
     A file that cannot be read is recorded as failed and costs nothing else. Nothing is removed here: a path without a
     file comes back as `missing`. Once `most_chunks` are ready to embed the other paths come back as `rest`. A document
     larger than that is embedded piece by piece: when `pressed` says between two pieces that something else should come
-    first, nothing is committed and all paths come back; what is embedded by then waits in the embedding cache.
+    first, nothing is committed and all paths come back; what is embedded by then waits in the embedding cache. A file
+    that takes long to parse comes back as `rest` then, and is parsed aside meanwhile.
     """
     findings = _Findings()
     by_source: dict[str, list[bytes]] = {}
@@ -113,7 +114,7 @@ def ingest(
     started = time.perf_counter()
     for source in settings.sources:
         if source.name in by_source:
-            _examine(memory, settings, source, by_source[source.name], parser, findings, most_chunks)
+            _examine(memory, settings, source, by_source[source.name], parser, findings, most_chunks, pressed)
     parsed = time.perf_counter()
     vectors, embedded = _embed(memory, findings, most_chunks, pressed)
     finished = time.perf_counter()
@@ -160,6 +161,7 @@ def _examine(
     parser: ParserProcess,
     findings: _Findings,
     most_chunks: int,
+    pressed: Callable[[], bool],
 ) -> None:
     """Read each file of one source and decide what it means for memory."""
     known_here = memory.known_at(source.name, relatives)
@@ -199,13 +201,15 @@ def _examine(
                 alike = [one for one in twins if content in (one.content, one.live, one.held_content)]
                 if _known_content(settings, alike, known, here, stat, content, asked, findings):
                     continue
-                parsed = parser.parse(file.data, os.fsdecode(relative))
+                parsed = parser.parse(file.data, os.fsdecode(relative), pressed)
                 own = _own_labels(parsed.metadata)
                 chunks = chunk(
                     parsed.sections, memory.embedder.spans, settings.chunking.tokens, settings.chunking.overlap
                 )
                 findings.fresh.append(_Fresh(known, here, stat, content, chunks, asked.with_own(own), own))
                 findings.chunks += len(chunks)
+            except StillParsing:
+                findings.report += Report(rest=(Dirty(source.name, relative),))
             except FileNotFoundError:
                 findings.report += Report(missing=(Dirty(source.name, relative),))
             except ChangedWhileRead:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,21 +29,27 @@ from daemon.reading import ChangedWhileRead, read_file
 from store.errors import ParseError
 from store.types import Section
 
-__all__ = ["ChangedWhileRead", "Parsed", "ParserProcess", "read_file"]
+__all__ = ["ChangedWhileRead", "Parsed", "ParserProcess", "StillParsing", "read_file"]
 
 _REQUEST = struct.Struct("!IQ")  # the length of the name, of the content
 _ANSWER = struct.Struct("!Q")
 _PR_SET_PDEATHSIG = 1
+LOOK_SECONDS = 0.25  # how long an answer is awaited without a look at who else waits
+ASIDE = 2  # files that may be parsed aside at once; each may take the memory that a parser may take
+
+
+class StillParsing(Exception):
+    """The file takes long and something else should come first; its parser goes on meanwhile."""
 
 
 class ParserProcess:
-    """Parses one file at a time in a child process, which is started when needed and again after a file broke it."""
+    """Parses files in child processes, which are started when needed and again after a file broke one."""
 
     def __init__(self, memory_mb: int = 1024, seconds: float = 60.0) -> None:
         self._memory_mb = memory_mb
         self._seconds = seconds
-        self._child: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
+        self._idle: _Child | None = None
+        self._late: dict[tuple[str, bytes], _Child] = {}  # what is parsed aside, by name and content
 
     def __enter__(self) -> Self:
         return self
@@ -48,55 +57,80 @@ class ParserProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def parse(self, data: bytes, name: str) -> Parsed:
-        """What `parse_bytes` gives, or ParseError with the reason: also when the file hangs or kills its parser."""
-        if self._child is None or self._child.poll() is not None:
-            self.close()
-            self._start()
-        assert self._socket is not None
+    def parse(self, data: bytes, name: str, pressed: Callable[[], bool] = lambda: False) -> Parsed:
+        """What `parse_bytes` gives, or ParseError with the reason: also when the file hangs or kills its parser.
+
+        A file that takes long while `pressed` says that something else should come first is put aside: StillParsing is
+        raised, and the same file asked for again takes up what was done by then. A few can be aside at once.
+        """
+        self._let_go()
+        key = (name, hashlib.blake2b(data, digest_size=16).digest())
+        child = self._late.pop(key, None) or self._asked(data, name)
         try:
-            answer = self._ask(self._socket, data, name.encode("utf-8", "surrogateescape"))
+            while not child.answers_within(LOOK_SECONDS):
+                if pressed() and len(self._late) < ASIDE:
+                    self._late[key] = child
+                    raise StillParsing
+            answer = child.answer()
+        except StillParsing:
+            raise
         except TimeoutError:
-            self.close()
+            child.close()
             raise ParseError(f"took longer than {self._seconds:g} s to parse") from None
         except (ConnectionError, EOFError):
-            code = self._ended()
-            raise ParseError(f"the parser ended ({code}); the file may need more than {self._memory_mb} MB") from None
+            how = child.ended()
+            raise ParseError(f"the parser ended ({how}); the file may need more than {self._memory_mb} MB") from None
         except BaseException:
-            self.close()  # an answer that was not awaited must not become the next file's
+            child.close()  # an answer that was not awaited must not become the next file's
             raise
+        if answer.get("last") or self._idle is not None:
+            child.close()
+        else:
+            self._idle = child
         if "error" in answer:
-            if answer["last"]:
-                self.close()
             raise ParseError(answer["error"])
         sections = tuple(Section(text, tuple(headings), page) for text, headings, page in answer["sections"])
         return Parsed(answer["title"], sections, answer["metadata"])
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            self._child = None
+        for child in (self._idle, *self._late.values()):
+            if child is not None:
+                child.close()
+        self._idle = None
+        self._late.clear()
 
-    def _ended(self) -> str:
-        """How the child ended, in words."""
-        assert self._child is not None
+    def _let_go(self) -> None:
+        """End what is aside past its time: nobody asked for it again, as its file has changed."""
+        for key in [key for key, child in self._late.items() if child.is_late]:
+            self._late.pop(key).close()
+
+    def _asked(self, data: bytes, name: str) -> _Child:
+        """A child that parses the file by now."""
+        child, self._idle = self._idle, None
+        if child is None or not child.lives:
+            if child is not None:
+                child.close()
+            child = _Child(self._memory_mb)
         try:
-            code = self._child.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            code = 0
-        self.close()
-        return signal.Signals(-code).name if code < 0 else f"exit {code}"
+            child.ask(data, name.encode("utf-8", "surrogateescape"), self._seconds)
+        except (OSError, EOFError):  # it ended; what there is to say of that is said when it is awaited
+            pass
+        except BaseException:
+            child.close()
+            raise
+        return child
 
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+
+class _Child:
+    """A process that parses, and the socket to it."""
+
+    def __init__(self, memory_mb: int) -> None:
+        self._until = 0.0
+        self._socket, theirs = socket.socketpair()
         house = str(Path(__file__).resolve().parent.parent)
         with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "daemon.parse", str(self._memory_mb), str(os.getpid())],
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "daemon.parse", str(memory_mb), str(os.getpid())],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -105,16 +139,49 @@ class ParserProcess:
                 env={"PYTHONPATH": house, "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C is for the parent
             )
-        self._socket = ours
 
-    def _ask(self, link: socket.socket, data: bytes, name: bytes) -> dict[str, Any]:
-        deadline = time.monotonic() + self._seconds
-        link.settimeout(self._seconds)
-        link.sendall(_REQUEST.pack(len(name), len(data)) + name)
-        link.sendall(data)
-        (length,) = _ANSWER.unpack(_received(link, _ANSWER.size, deadline))
-        answer: dict[str, Any] = json.loads(_received(link, length, deadline))
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() >= self._until
+
+    def ask(self, data: bytes, name: bytes, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._socket.settimeout(seconds)
+        self._socket.sendall(_REQUEST.pack(len(name), len(data)) + name)
+        self._socket.sendall(data)
+
+    def answers_within(self, seconds: float) -> bool:
+        """Whether there is an answer, or its end, to read. Raises TimeoutError once it is too late for that."""
+        left = self._until - time.monotonic()
+        if select.select([self._socket], [], [], max(0.0, min(seconds, left)))[0]:
+            return True
+        if left <= seconds:
+            raise TimeoutError
+        return False
+
+    def answer(self) -> dict[str, Any]:
+        """What it sent. Raises TimeoutError, ConnectionError and EOFError."""
+        (length,) = _ANSWER.unpack(_received(self._socket, _ANSWER.size, self._until))
+        answer: dict[str, Any] = json.loads(_received(self._socket, length, self._until))
         return answer
+
+    def ended(self) -> str:
+        """How the process ended, in words."""
+        try:
+            code = self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            code = 0
+        self.close()
+        return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
 
 
 def _received(link: socket.socket, length: int, deadline: float | None = None) -> bytearray:

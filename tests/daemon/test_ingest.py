@@ -11,9 +11,10 @@ import pytest
 
 import daemon.reading
 from daemon.ingest import Dirty, Report, ingest, sweep
+from daemon.parse import Parsed, ParserProcess, StillParsing
 from daemon.reading import read_file
 from store.types import Stat
-from tests.daemon.conftest import World
+from tests.daemon.conftest import World, counts
 
 
 def look_into(world: World, *names: str, most_chunks: int = 100) -> Report:
@@ -247,3 +248,24 @@ def test_a_sweep_removes_and_says_how_many(world: World) -> None:
 def test_reports_add_up() -> None:
     one, other = Report(added=1, missing=(Dirty("a", b"x"),)), Report(added=2, again=(Dirty("b", b"y"),))
     assert one + other == Report(added=3, missing=(Dirty("a", b"x"),), again=(Dirty("b", b"y"),))
+
+
+def test_a_file_that_takes_long_to_parse_keeps_no_other_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write("slow.txt", "slow at first")
+    world.write("quick.txt", "quick")
+    parse, asked = ParserProcess.parse, []
+
+    def slow(self: ParserProcess, data: bytes, name: str, pressed: Callable[[], bool]) -> Parsed:
+        asked.append(name)
+        if name == "slow.txt" and pressed() and asked.count(name) < 3:
+            raise StillParsing
+        return parse(self, data, name)
+
+    monkeypatch.setattr(ParserProcess, "parse", slow)
+    world.runtime.pressed = lambda: True
+    dirty = [Dirty("docs", b"slow.txt"), Dirty("docs", b"quick.txt")]
+    report = world.runtime.ingest(dirty, 1.0)
+    assert report.rest == (dirty[0],)
+    assert world.remembered() == {"quick.txt": "quick"}
+    assert counts(world.sync()) == {"added": 1, "unchanged": 1, "chunks_embedded": 1}
+    assert world.remembered() == {"quick.txt": "quick", "slow.txt": "slow at first"}

@@ -13,7 +13,7 @@ import zipfile
 
 import pytest
 
-from daemon.parse import Parsed, ParserProcess
+from daemon.parse import ASIDE, Parsed, ParserProcess, StillParsing
 from daemon.parsers import archive, parse_bytes
 from store.errors import ParseError
 from store.types import Section
@@ -157,13 +157,53 @@ def test_binary_content(parser):
 def test_a_child_that_hangs_is_ended_and_replaced():
     with ParserProcess(memory_mb=768, seconds=1) as parser:
         parser.parse(b"x", "a.txt")
-        first = parser._child.pid
+        first = pid_of(parser)
         os.kill(first, signal.SIGSTOP)
         assert "took longer than 1 s" in reason_of(parser)
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
         parser._seconds = 30
         assert parser.parse(b"x", "a.txt").sections
+
+
+def pid_of(parser: ParserProcess) -> int:
+    assert parser._idle is not None
+    return parser._idle._process.pid
+
+
+def test_a_file_that_takes_long_is_parsed_aside_when_others_wait():
+    with ParserProcess(memory_mb=768, seconds=30) as parser:
+        parser.parse(b"x", "a.txt")
+        slow = pid_of(parser)
+        os.kill(slow, signal.SIGSTOP)  # as if the file took long
+        began = time.monotonic()
+        with pytest.raises(StillParsing):
+            parser.parse(b"slow", "slow.txt", lambda: True)
+        assert time.monotonic() - began < 5
+        assert parser.parse(b"quick", "quick.txt", lambda: True).sections == (Section("quick"),)
+        assert pid_of(parser) != slow
+        with pytest.raises(StillParsing):
+            parser.parse(b"slow", "slow.txt", lambda: True)
+        os.kill(slow, signal.SIGCONT)
+        assert parser.parse(b"slow", "slow.txt").sections == (Section("slow"),)
+        assert not is_running(slow), "one that waits for files is enough"
+
+
+def test_only_a_few_are_parsed_aside_and_what_nobody_asks_for_again_is_let_go():
+    with ParserProcess(memory_mb=768, seconds=2) as parser:
+        aside = []
+        for number in range(ASIDE):
+            parser.parse(b"x", "a.txt")
+            aside.append(pid_of(parser))
+            os.kill(aside[-1], signal.SIGSTOP)
+            with pytest.raises(StillParsing):
+                parser.parse(b"slow", f"{number}.txt", lambda: True)
+        parser.parse(b"x", "a.txt")
+        os.kill(pid_of(parser), signal.SIGSTOP)
+        with pytest.raises(ParseError, match="took longer than 2 s"):
+            parser.parse(b"slow", "one more.txt", lambda: True)
+        assert parser.parse(b"x", "a.txt").sections
+        assert [pid for pid in aside if is_running(pid)] == []
 
 
 def reason_of(parser: ParserProcess) -> str:
@@ -175,8 +215,8 @@ def reason_of(parser: ParserProcess) -> str:
 def test_a_child_that_died_between_two_files_is_replaced_unnoticed():
     with ParserProcess(memory_mb=768) as parser:
         parser.parse(b"x", "a.txt")
-        parser._child.kill()
-        parser._child.wait()
+        os.kill(pid_of(parser), signal.SIGKILL)
+        time.sleep(0.2)
         assert parser.parse(b"x", "a.txt").sections
 
 
@@ -190,7 +230,7 @@ def test_the_child_writes_no_file_and_sees_no_environment(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with ParserProcess() as parser:
         parser.parse(b"x", "a.txt")
-        pid = parser._child.pid
+        pid = pid_of(parser)
         if sys.platform == "linux":
             with open(f"/proc/{pid}/environ", "rb") as environ:
                 assert b"hf_secret" not in environ.read()
@@ -203,7 +243,7 @@ def test_the_child_writes_no_file_and_sees_no_environment(monkeypatch):
 def test_the_child_ends_with_its_parent():
     script = (
         "import sys, time; from daemon.parse import ParserProcess; p = ParserProcess(); p.parse(b'x', 'a.txt');"
-        "print(p._child.pid, flush=True); time.sleep(60)"
+        "print(p._idle._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
