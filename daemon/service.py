@@ -119,7 +119,8 @@ class Service:
         for source in settings.sources:
             self.scheduler.every(f"rescan {source.name}", rescan, functools.partial(self.inbox.sweep, source.name))
         self.scheduler.every("watcher", CHECK_SECONDS, self.watcher.check)
-        self.scheduler.every("models", LOOK_SECONDS, self.runtime.rest)
+        if settings.limits.idle_minutes:
+            self.scheduler.every("models", LOOK_SECONDS, self.runtime.rest)
         self.scheduler.cron("snapshot", settings.snapshots.schedule, lambda: self.inbox.submit(self._snapshot))
         self.scheduler.cron("backup", settings.backup.schedule, self._backup_aside)
         if settings.refresh.learn:
