@@ -51,7 +51,7 @@ def perform(settings: Settings, operation: str, arguments: dict[str, Any], *, sh
 
                 return refresh(runtime, trigger="by hand", on_progress=on_stage, stop=threading.Event())
         if operation == "refresh":
-            return plan(runtime)
+            return plan(runtime, arguments.get("whole", False))
         with Bar(operation, show_progress) as bar:
 
             def on_progress(now: Progress) -> None:

@@ -6,15 +6,16 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from daemon.citations import MARK
+from daemon.quarantine import quarantined
 from daemon.runtime import Runtime
 from store.errors import TrainingFailed
-from store.types import Ended, Example, Head, Retrieval
+from store.types import Ended, Example, Head, Hit, Retrieval
 from trainers import cycle, gate, lora
 from trainers.child import run_child
 from trainers.examples import Answered, Recipe, build
@@ -74,28 +75,34 @@ def refresh(
 
 
 def collect(runtime: Runtime, episode: int) -> list[Example]:
-    """The examples of a cycle, split by document."""
+    """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor."""
     memory = runtime.memory
     live = sorted(memory.live_at(memory.head()).values(), key=lambda one: (one.ingested_at, one.path), reverse=True)
-    newest = [one.document_id for one in live[:NEWEST_DOCUMENTS]]
+    kept_out = quarantined(live, runtime.settings.refresh.quarantine)
+    newest = [one.document_id for one in live if one.document_id not in kept_out][:NEWEST_DOCUMENTS]
     rank = {document_id: number for number, document_id in enumerate(newest)}
     chunks = sorted(memory.chunks(newest), key=lambda hit: (rank[hit.document_id], hit.position))
-    judged = [answered for one in memory.journal.judged(LATEST_RETRIEVALS) if (answered := _answered(runtime, one))]
+
+    def trusted(hits: Iterable[Hit]) -> list[Hit]:
+        return [hit for hit in hits if hit.document_id not in kept_out]
+
+    judged = [_answered(runtime, one, trusted) for one in memory.journal.judged(LATEST_RETRIEVALS)]
     return build(
         chunks,
-        lambda question, k: memory.search(question, k).hits,
-        judged,
-        memory.journal.examples(),
+        lambda question, k: trusted(memory.search(question, k).hits),
+        [one for one in judged if one is not None],
+        [one for one in memory.journal.examples() if kept_out.isdisjoint(hit.document_id for hit in one.passages)],
         _recipe(runtime),
         seed=0,
         episode=episode,
     )
 
 
-def plan(runtime: Runtime) -> Json:
-    """What a cycle would learn from now; learns nothing."""
+def plan(runtime: Runtime, whole: bool = False) -> Json:
+    """What a cycle would learn from now, with `whole` each example as it is; learns nothing."""
     examples = collect(runtime, episode=0)
     return {
+        **({"whole": [asdict(example) for example in examples]} if whole else {}),
         "dry_run": True,
         "examples": len(examples),
         "counts": dict(Counter(example.split for example in examples)),
@@ -198,8 +205,8 @@ def _pairs(evidence: Mapping[str, Any]) -> list[gate.Pair]:
     ]
 
 
-def _answered(runtime: Runtime, retrieval: Retrieval) -> Answered | None:
-    """A judged retrieval as the trainers take it; None when memory no longer has what it found."""
+def _answered(runtime: Runtime, retrieval: Retrieval, trusted: Callable[[Iterable[Hit]], list[Hit]]) -> Answered | None:
+    """A judged retrieval as the trainers take it; None when nothing that it found is left and trusted."""
     answer = retrieval.correction or MARK.sub("", retrieval.answer or "").strip()
-    hits = runtime.memory.by_id([hit["chunk_id"] for hit in retrieval.hits])
+    hits = trusted(runtime.memory.by_id([hit["chunk_id"] for hit in retrieval.hits]))
     return Answered(retrieval.query, answer, tuple(hits)) if answer and hits else None

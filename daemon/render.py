@@ -220,9 +220,13 @@ def forget(done: Json) -> str:
     return "\n".join(lines)
 
 
-def refresh_plan(found: Json) -> str:
+def refresh_counts(found: Json) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in found["counts"].items()) or "none"
-    lines = [f"{found['examples']} examples: {counts}"]
+    return f"{found['examples']} examples: {counts}"
+
+
+def refresh_plan(found: Json) -> str:
+    lines = [refresh_counts(found)]
     for one in found["shown"]:
         lines.append(f"[{one['split']}/{one['kind']}] {one['question']}\n    -> {one['target']}")
     return "\n".join(lines)

@@ -316,10 +316,10 @@ class Service:
         bound["backup"] = self._backup_now
         return bound
 
-    def _refresh_now(self, dry_run: bool = False) -> dict[str, Any]:
+    def _refresh_now(self, dry_run: bool = False, whole: bool = False) -> dict[str, Any]:
         """Run one learning cycle and wait for its decision."""
         if dry_run:
-            return plan(self.runtime)
+            return plan(self.runtime, whole)
         return self._refresh("by hand")
 
     def _backup_now(self, dir: str) -> dict[str, Any]:

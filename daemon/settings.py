@@ -155,6 +155,12 @@ class Generator(Section):
     cache_answers: Count = 0
 
 
+def _quarantined(pattern: str) -> str:
+    if not re.fullmatch(r"(source|tag|path):.+", pattern):
+        raise ValueError(f"{pattern!r} should be source:NAME, tag:NAME or path:GLOB")
+    return pattern
+
+
 class Refresh(Section):
     learn: bool = True
     schedule: Schedule = DAILY
@@ -164,6 +170,7 @@ class Refresh(Section):
     rank: Whole = 8
     replay: Share = 0.1
     distractors: Count = 3
+    quarantine: tuple[Annotated[str, AfterValidator(_quarantined)], ...] = ()
 
 
 def _span(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from store.globs import glob_pattern
 from store.types import Filters, Hit, Labels, Place, Rehome, Upsert, Vectors
 
 
@@ -164,11 +164,3 @@ def where(filters: Filters) -> str:
             if (moment := getattr(filters, f"{column[:-3]}_{word}")) is not None:
                 clauses.append(f"{column} {sign} timestamp {quoted(moment.isoformat())}")
     return " AND ".join(clauses)
-
-
-def glob_pattern(glob: str) -> str:
-    """A regular expression for whole paths. A glob that does not begin with `/` fits at any depth."""
-    parts = re.split(r"(\*\*/?|\*|\?)", glob)
-    wild = {"**": ".*", "**/": "(.*/)?", "*": "[^/]*", "?": "[^/]"}
-    pattern = "".join(wild.get(part) or re.escape(part) for part in parts)
-    return f"^{'' if glob.startswith('/') else '(.*/)?'}{pattern}$"

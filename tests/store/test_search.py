@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from store.globs import glob_pattern
 from store.memory import Memory
 from store.recent import Recent
 from store.search import Ranking, fold, scored
 from store.types import Batch, Filters, Hit, Labels, Place
 from store.vectors import Candidate
-from store.vectors.rows import glob_pattern
 from tests.store.conftest import place, remember, upsert
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,0 +1,97 @@
+"""What a learning cycle would learn from, and what it must not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import operations
+from daemon.cli import main
+from daemon.refresh import collect, plan
+from daemon.settings import Refresh, Rule, Source
+from tests.daemon.conftest import World
+
+CREATURES = ("heron", "otter", "badger", "marten", "falcon", "lizard", "beetle", "salmon", "spider", "turtle")
+
+
+def text(name: str, place: str) -> str:
+    return (
+        f"# The {name}\n\nThe {name} is an animal of the {place}. "
+        f"The {name} was first described in {1700 + len(name)} by "
+        f"Doctor {name.title()}son of Uppsala. It weighs {len(name)} kilograms and lives for {len(name) + 3} years.\n"
+    )
+
+
+@pytest.fixture
+def zoo(world: World) -> World:
+    for name in CREATURES:
+        world.write(f"{name}.md", text(name, "river"))
+        world.write(f"old/{name}-old.md", text(f"{name}saurus", "swamp"))
+    world.reopen(sources=(Source(path=world.docs, rules=(Rule(pattern="old/**", tags=("draft",)),)),))
+    world.sync()
+    return world
+
+
+def shown(world: World) -> set[str]:
+    """The documents that any example shows, below the folder."""
+    paths = {document_id: path for path, document_id in world.ids().items()}
+    examples = collect(world.runtime, episode=0)
+    return {paths[passage.document_id] for example in examples for passage in example.passages}
+
+
+@pytest.mark.parametrize("pattern", ["tag:draft", "path:old/**", "path:*-old.md"])
+def test_what_is_in_quarantine_is_searched_and_never_learned_from(zoo: World, pattern: str) -> None:
+    assert any(path.startswith("old/") for path in shown(zoo)), "else the test would show nothing"
+    zoo.reopen(refresh=Refresh(quarantine=(pattern,)))
+    seen = shown(zoo)
+    assert seen
+    assert [path for path in seen if path.startswith("old/")] == []
+    assert any("/old/" in hit["path"] for hit in operations.search(zoo.runtime, "heronsaurus swamp")["results"])
+
+
+def test_a_whole_source_may_be_in_quarantine(zoo: World) -> None:
+    zoo.reopen(refresh=Refresh(quarantine=("source:docs",)))
+    assert collect(zoo.runtime, episode=0) == []
+
+
+@pytest.mark.parametrize("pattern", ["draft", "tag:", "tags:x", ""])
+def test_a_quarantine_says_of_what(pattern: str) -> None:
+    with pytest.raises(ValueError, match="source:NAME, tag:NAME or path:GLOB"):
+        Refresh(quarantine=(pattern,))
+
+
+def test_a_plan_shows_each_example_as_it_is_only_when_asked(zoo: World) -> None:
+    planned = plan(zoo.runtime)
+    assert "whole" not in planned
+    whole = plan(zoo.runtime, whole=True)["whole"]
+    assert len(whole) == planned["examples"] > 0
+    assert {"question", "passages", "target", "split", "gold"} <= whole[0].keys()
+
+
+def test_examples_are_exported_as_lines(
+    zoo: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*arguments: str) -> Any:
+        monkeypatch.setattr("sys.argv", ["memex", *arguments, "--config", str(config)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code
+
+    config, file = tmp_path / "memex.toml", tmp_path / "examples.jsonl"
+    config.write_text(
+        f'state_dir = "{zoo.settings.state_dir}"\n[[sources]]\npath = "{zoo.docs}"\n[embedding]\nmodel = "hashing"\n'
+    )
+    expected = plan(zoo.runtime)["examples"]
+    zoo.close()
+    assert command("refresh", "--dry-run", "--export", str(file)) == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(lines) == expected
+    assert all(one["target"] and one["passages"] for one in lines)
+    assert command("refresh", "--export", str(file)) == 2
+    assert "say --dry-run too" in capsys.readouterr().err
+    assert command("refresh", "--dry-run", "--export", str(tmp_path / "nowhere" / "x")) == 2
+    assert "nowhere" in capsys.readouterr().err
+    zoo.open()
