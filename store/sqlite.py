@@ -9,6 +9,7 @@ from pathlib import Path
 from store.errors import Corrupt, DiskFailed, MemexError
 
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+BROKEN = ("no such table", "no such column", "Could not decode to UTF-8", "malformed")  # what a damaged page brings
 REFUSED = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 
 
@@ -25,7 +26,7 @@ def address(path: Path, mode: str = "rwc") -> str:
 def as_ours(error: BaseException | None, path: Path) -> MemexError | None:
     """What SQLite says of a disk or a file, as our error; None when it says something else."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in DAMAGED or any(word in str(error) for word in ("no such table", "no such column")):
+    if code in DAMAGED or any(word in str(error) for word in BROKEN):
         return Corrupt(
             f"{path}: the catalogue cannot be read ({error}); if the disk is well, restore the state directory from a "
             "backup"

@@ -124,7 +124,8 @@ def to_hold(session: Session, changed: list[Change], snapshot: str, at: datetime
         live = change.then.content if change.then else None
         on_disk = row.content if row else None
         held = held_before.get(change.document_id)
-        if row is not None and on_disk != live and on_disk in (change.now.content if change.now else None, held):
+        undone = (None, change.now.content if change.now else None, held)
+        if row is not None and on_disk != live and on_disk in undone:
             kept_out = on_disk or held  # a file that is gone may come back
             content = None if kept_out == live else kept_out
             why = "taken out by the rollback to" if on_disk else "without its file since the rollback to"

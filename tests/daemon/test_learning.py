@@ -78,7 +78,7 @@ def test_examples_are_exported_as_lines(
         monkeypatch.setattr("sys.argv", ["memex", *arguments, "--config", str(config)])
         with pytest.raises(SystemExit) as ended:
             main()
-        return ended.value.code
+        return ended.value.code or 0
 
     config, file = tmp_path / "memex.toml", tmp_path / "examples.jsonl"
     config.write_text(

@@ -566,6 +566,23 @@ def test_once_its_file_is_back_it_is_like_any_other(restored: World) -> None:
     assert set(restored.remembered()) == {"b.txt", "sub/c.txt"}
 
 
+def test_a_second_rollback_without_its_file_stays_too(three: World) -> None:
+    """The content that the first one took out is what the second one puts back, and the file is gone by then."""
+    operations.snapshot_create(three.runtime, "first")
+    three.write("a.txt", "the second text")
+    three.sync()
+    operations.snapshot_create(three.runtime, "second")
+    operations.rollback(three.runtime, "first")
+    (three.docs / "a.txt").unlink()
+    three.sync()
+    for snapshot, content in (("first", "text of a.txt"), ("second", "the second text")):
+        operations.rollback(three.runtime, snapshot)
+        assert three.remembered()["a.txt"] == content
+        three.sync(confirm_deletes=True)
+        assert three.remembered()["a.txt"] == content, "what a rollback put back stays"
+        assert "a.txt" in three.held()
+
+
 def test_another_file_moved_to_its_place_replaces_it(restored: World) -> None:
     (restored.docs / "sub" / "c.txt").rename(restored.docs / "a.txt")
     restored.sync()
