@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, union, update
+from sqlalchemy import Row, delete, func, union, update
 from sqlmodel import Session, col, or_, select
 
 from store.catalogue.tables import (
@@ -24,9 +24,13 @@ from store.catalogue.tables import (
 )
 from store.types import Head
 
+# Every search begins with it: plain columns, and a statement that is compiled once.
+_SERVES = select(*MoveRow.__table__.c).join(HeadRow, col(HeadRow.move) == col(MoveRow.move))  # type: ignore[attr-defined]
+
 
 def head(session: Session) -> Head | None:
-    row = session.exec(select(MoveRow).join(HeadRow, col(HeadRow.move) == col(MoveRow.move))).one_or_none()
+    session.flush()
+    row = session.connection().execute(_SERVES).one_or_none()
     return None if row is None else as_head(row)
 
 
@@ -170,6 +174,6 @@ def origin(session: Session) -> str:
     return row.name
 
 
-def as_head(row: MoveRow) -> Head:
+def as_head(row: MoveRow | Row[Any]) -> Head:
     assert row.move is not None
     return Head(row.move, row.at, row.generation, row.version, row.adapter, row.reason)

@@ -13,11 +13,13 @@ from sqlmodel.sql.expression import SelectOfScalar
 from store.catalogue.tables import AdapterRow, ExampleRow, RetrievalRow, RunRow
 from store.types import Ended, Example, Passage, Retrieval, Run
 
+_ADD_RETRIEVAL = insert(RetrievalRow.__table__)  # type: ignore[attr-defined]
+
 
 def add_retrieval(session: Session, retrieval: Retrieval) -> None:
-    """By one plain statement: who searches waits for it."""
+    """By one plain statement, compiled once: who searches waits for it."""
     session.connection().execute(
-        insert(RetrievalRow.__table__),  # type: ignore[attr-defined]
+        _ADD_RETRIEVAL,
         {
             "retrieval_id": retrieval.retrieval_id,
             "at": retrieval.at,
