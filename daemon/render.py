@@ -220,6 +220,11 @@ def forget(done: Json) -> str:
     return "\n".join(lines)
 
 
+def adapter_export(done: Json) -> str:
+    what = "merged into" if done["merged"] else "for"
+    return f"adapter {done['adapter']}, {what} {done['base']}: {done['bytes'] / 1e6:.1f} MB in {done['dir']}"
+
+
 def refresh_counts(found: Json) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in found["counts"].items()) or "none"
     return f"{found['examples']} examples: {counts}"

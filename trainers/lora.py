@@ -224,6 +224,16 @@ def detach(model: Any, name: str) -> None:
         layer.delete_adapter(name)
 
 
+def merge(model: Any, name: str) -> None:
+    """Make an attached adapter part of the base's weights, and leave a plain model without any adapter."""
+    layers = _layers(model)
+    for path, layer in [(path, module) for path, module in model.named_modules() if module in layers]:
+        layer.merge(adapter_names=[name])
+        parent, _, child = path.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    del model.peft_config
+
+
 def _config(settings: Settings) -> Any:
     import peft
 

@@ -144,6 +144,12 @@ class LanguageModel:
                 lora.detach(self.model, self._adapters.pop(old))
         self.adapter = directory
 
+    def save_merged(self, adapter: Path, folder: Path) -> None:
+        """Write base and adapter as one model, which transformers loads as it is. This object is of no use after it."""
+        lora.merge(self.model, lora.attach(self.model, adapter, base=self.fingerprint))
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
     def count(self, text: str) -> int:
         """Tokens in a plain text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])

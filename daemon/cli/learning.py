@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from daemon import render
-from daemon.cli.frame import AsJson, Config, app, carry_out
+from daemon.cli.frame import AsJson, Config, app, carry_out, settings_from, show_result
 from store.durable import write_text
 from store.errors import UsageError
 
 refreshes = typer.Typer(help="Run a learning cycle now, or read what earlier ones decided.")
 app.add_typer(refreshes, name="refresh")
+adapters = typer.Typer(no_args_is_help=True, help="What the learning cycles made.")
+app.add_typer(adapters, name="adapter")
 
 
 @refreshes.callback(invoke_without_command=True)
@@ -55,3 +57,23 @@ def refresh_list(config: Config = None, as_json: AsJson = False) -> None:
 def refresh_show(run: int, config: Config = None, as_json: AsJson = False) -> None:
     """One learning cycle, with its evidence."""
     carry_out(config, as_json, "refresh_show", {"run": run}, render.refresh)
+
+
+@adapters.callback()
+def adapter() -> None:
+    """What the learning cycles made."""
+
+
+@adapters.command()
+def export(
+    adapter: int,
+    folder: Path,
+    merged: Annotated[bool, typer.Option("--merged", help="Base and adapter as one model.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an adapter to a new folder, as plain peft reads it."""
+    from daemon.exporting import export_adapter
+
+    done = export_adapter(settings_from(config), adapter, folder, merged=merged)
+    show_result(done, as_json, render.adapter_export)

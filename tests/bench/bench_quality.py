@@ -129,9 +129,7 @@ def _references(memory: Memory) -> tuple[Ranked, Ranked, Ranked]:
         return list(dict.fromkeys(hits[i].document_id for i in best if scores[i] > 0))
 
     return (
-        lambda query: documents(
-            stemmed.get_scores([one for one in _stems(query) if one not in COMMON] or _stems(query))
-        ),
+        lambda query: documents(stemmed.get_scores(_telling(_stems(query)))),
         lambda query: documents(plain.get_scores(_words(query))),
         lambda query: documents(matrix @ memory.embedder.embed([query])[0]),
     )
@@ -139,6 +137,10 @@ def _references(memory: Memory) -> tuple[Ranked, Ranked, Ranked]:
 
 def _words(text: str) -> list[str]:
     return [word.lower() for word in WORD.findall(text)]
+
+
+def _telling(words: list[str]) -> list[str]:
+    return [one for one in words if one not in COMMON] or words
 
 
 def _stems(text: str) -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daemon import operations
+from daemon import operations, render
 from daemon.cli import main
+from daemon.exporting import export_adapter
 from daemon.refresh import collect, plan
 from daemon.settings import Refresh, Rule, Source
+from store.errors import Corrupt, NotFound, UsageError
 from tests.daemon.conftest import World
+from trainers import lora
 
 CREATURES = ("heron", "otter", "badger", "marten", "falcon", "lizard", "beetle", "salmon", "spider", "turtle")
 
@@ -95,3 +99,24 @@ def test_examples_are_exported_as_lines(
     assert command("refresh", "--dry-run", "--export", str(tmp_path / "nowhere" / "x")) == 2
     assert "nowhere" in capsys.readouterr().err
     zoo.open()
+
+
+def test_an_adapter_is_exported_as_it_is_and_to_a_new_folder_only(world: World, tmp_path: Path) -> None:
+    kept = world.settings.state_dir / "adapters" / "0003"
+    kept.mkdir(parents=True)
+    (kept / lora.WEIGHTS).write_bytes(b"weights")
+    (kept / lora.CONFIG).write_text("{}")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    (kept / lora.CARD).write_text(json.dumps({"sha256": digest, "base": {"name": "smollm2", "sha256": "0"}}))
+    done = export_adapter(world.settings, 3, tmp_path / "out" / "three", merged=False)
+    assert (done["base"], done["sha256"], done["merged"]) == ("smollm2", digest, False)
+    assert {one.name for one in (tmp_path / "out" / "three").iterdir()} == {lora.WEIGHTS, lora.CONFIG, lora.CARD}
+    assert "adapter 3, for smollm2" in render.adapter_export(done)
+    with pytest.raises(UsageError, match="is there already"):
+        export_adapter(world.settings, 3, tmp_path / "out", merged=False)
+    with pytest.raises(NotFound, match="no adapter 4"):
+        export_adapter(world.settings, 4, tmp_path / "four", merged=False)
+    (kept / lora.WEIGHTS).write_bytes(b"other weights")
+    with pytest.raises(Corrupt, match="sha256 differs"):
+        export_adapter(world.settings, 3, tmp_path / "five", merged=False)
+    assert not (tmp_path / "five").exists()

@@ -120,6 +120,23 @@ def test_plain_peft_loads_a_saved_adapter(tiny_path: Path, adapter: Path) -> Non
         assert torch.equal(ours.model(ids).logits, theirs(ids).logits)
 
 
+def test_merged_it_is_a_plain_model_that_says_the_same(tiny_path: Path, adapter: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    ours = LanguageModel.load(tiny_path, device="cpu")
+    ours.use_adapter(adapter)
+    LanguageModel.load(tiny_path, device="cpu").save_merged(adapter, tmp_path / "merged")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert {name for name, _ in plain.named_parameters()} == {
+        name for name, _ in AutoModelForCausalLM.from_pretrained(tiny_path).named_parameters()
+    }
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged")("red")["input_ids"] == ours.tokenizer("red")["input_ids"]
+    ids = torch.tensor([ours.encode(CHAT)])
+    with torch.no_grad():
+        assert torch.allclose(ours.model(ids).logits, plain(ids).logits, atol=1e-4)
+
+
 def test_many_adapters_are_switched_and_old_ones_let_go(tiny_path: Path, adapter: Path, tmp_path: Path) -> None:
     model = LanguageModel.load(tiny_path, device="cpu")
     model.use_adapter(adapter)

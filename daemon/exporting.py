@@ -1,0 +1,41 @@
+"""An adapter for other programs: as plain peft reads it, or merged into the weights of its base."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from daemon.runtime import models_dir
+from daemon.settings import Settings
+from store.errors import NotFound, UsageError
+from trainers import lora
+from trainers.model import LanguageModel, resolve
+
+
+def export_adapter(settings: Settings, adapter: int, folder: Path, *, merged: bool) -> dict[str, Any]:
+    """Write the adapter to a new folder; `merged`: a whole model, which transformers loads without peft.
+
+    Only reads the state directory. Raises NotFound (no such adapter), UsageError (the folder is there already), Corrupt
+    (its weights are not those of its card, or were trained on another base) and MissingModel.
+    """
+    kept = settings.state_dir / "adapters" / f"{adapter:04d}"
+    if not kept.is_dir():
+        raise NotFound(f"no adapter {adapter} in {kept.parent}; `memex refresh list` shows them")
+    if folder.exists():
+        raise UsageError(f"{folder} is there already; name a new folder")
+    card = lora.verify(kept)
+    if merged:
+        LanguageModel.load(resolve(settings.generator.model, models_dir(settings))).save_merged(kept, folder)
+    else:
+        folder.mkdir(parents=True)
+        for name in (lora.WEIGHTS, lora.CONFIG, lora.CARD):
+            shutil.copyfile(kept / name, folder / name)
+    return {
+        "adapter": adapter,
+        "dir": str(folder),
+        "merged": merged,
+        "base": card["base"]["name"],
+        "sha256": card["sha256"],
+        "bytes": sum(one.stat().st_size for one in folder.iterdir() if one.is_file()),
+    }
