@@ -52,7 +52,7 @@ from store.types import (
     State,
     Vectors,
 )
-from store.vectors import Generations, chunk_id
+from store.vectors import Generations
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,15 +294,11 @@ class Memory:
         return Found(state, tuple(hits), remarks)
 
     def around(self, hits: Sequence[Hit], reach: int, head: Head | None = None) -> list[Hit]:
-        """The chunks up to `reach` before and after each hit in its document, and the hits' own; by document and
-        position."""
-        positions = {
-            (hit.document_id, hit.revision, position)
-            for hit in hits
-            for position in range(max(0, hit.position - reach), hit.position + reach + 1)
-        }
-        found = self.by_id([chunk_id(*one) for one in positions], head)
-        return sorted(found, key=lambda hit: (hit.document_id, hit.position))
+        """The hits' documents from `reach` chunks before the first of the hits to as many after the last."""
+        head = head or self.head()
+        places = [hit.position for hit in hits] or [0]
+        documents, first, last = {hit.document_id for hit in hits}, min(places) - reach, max(places) + reach
+        return self.vectors.between(head.generation, head.version, documents, first, last) if hits else []
 
     def chunks(self, document_ids: Sequence[str], head: Head | None = None) -> list[Hit]:
         """The documents' chunks in reading order."""

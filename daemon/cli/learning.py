@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,6 +57,22 @@ def refresh_list(config: Config = None, as_json: AsJson = False) -> None:
 def refresh_show(run: int, config: Config = None, as_json: AsJson = False) -> None:
     """One learning cycle, with its evidence."""
     carry_out(config, as_json, "refresh_show", {"run": run}, render.refresh)
+
+
+@refreshes.command("plot")
+def refresh_plot(file: Path, config: Config = None, as_json: AsJson = False) -> None:
+    """Draw what each cycle measured, and what was promoted, into a PNG file."""
+    from daemon.evaluation import plot
+
+    plot.check(file)
+
+    def drawn(found: dict[str, Any]) -> str:
+        plot.draw_cycles(found["runs"], file)
+        return f"{len(found['runs'])} cycles in {file}"
+
+    found = carry_out(config, as_json, "refresh_list", {}, drawn)
+    if as_json:
+        drawn(found)
 
 
 @adapters.callback()

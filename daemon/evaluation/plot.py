@@ -1,8 +1,9 @@
-"""An evaluation as a picture (the only file that imports matplotlib)."""
+"""Evaluations and learning cycles as pictures (the only file that imports matplotlib)."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ from store.errors import UsageError
 Json = dict[str, Any]
 
 COLOURS = {"recall": "tab:blue", "ndcg": "tab:orange", "mrr": "tab:green", "precision": "tab:red"}
+SETS = {"fresh": "tab:blue", "anchor": "tab:orange", "noise": "tab:purple", "abstain": "tab:red", "general": "tab:gray"}
 NAMES = {"recall": "recall", "ndcg": "nDCG", "mrr": "MRR", "precision": "precision"}
 
 
 def check(path: Path) -> None:
     """Whether a plot can be drawn there, before hours of measuring. Raises UsageError."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib; install it with: pip install 'memexd[plot]'")
+        raise UsageError("a plot needs matplotlib; install it with: pip install 'memexd[plot]'")
     if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot writes PNG; name a file that ends with .png, not {path.name!r}")
+        raise UsageError(f"a plot is written as PNG; name a file that ends with .png, not {path.name!r}")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {path.absolute().parent}; make it, or name another file for --plot")
+        raise UsageError(f"there is no folder {path.absolute().parent}; make it, or name another file for the plot")
 
 
 def draw(done: Json, path: Path) -> None:
@@ -69,3 +71,43 @@ def _noise(axis: Any, one: Json, style: str) -> None:
             axis.plot(list(points), list(points.values()), style, color=colour, marker="o", label=shown)
     axis.set_title("answers among distractors", fontsize="medium")
     axis.set_xlabel("share of distractors")
+
+
+def draw_cycles(runs: Sequence[Json], path: Path) -> None:
+    """Each cycle's candidate on its five sets, the incumbent on the same items (hollow), and what was promoted.
+    General text, in nats, has an axis of its own. Raises UsageError when no cycle has measured anything."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    measured = sorted((run for run in runs if "fresh_f1" in run["metrics"]), key=lambda run: run["run"])
+    if not measured:
+        raise UsageError("no cycle has measured anything yet; `memex refresh` runs one")
+    figure = Figure(figsize=(7.5, 6.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    scores, general = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    for name, colour in SETS.items():
+        axis = general if name == "general" else scores
+        points = [(run["run"], evidence) for run in measured if (evidence := _evidence(run, name))]
+        numbers = [number for number, _ in points]
+        axis.plot(numbers, [one["candidate"] for _, one in points], "-o", color=colour, label=name)
+        axis.plot(numbers, [one["incumbent"] for _, one in points], "o", color=colour, markerfacecolor="none")
+    for run in measured:
+        if run["decision"] == "promote":
+            for axis in (scores, general):
+                axis.axvline(run["run"], color="tab:green", alpha=0.4)
+    for axis in (scores, general):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    scores.set_ylim(-0.02, 1.02)
+    scores.set_title("candidate (filled), incumbent (hollow), promoted (green line)", fontsize="medium")
+    general.set_ylabel("minus nats")
+    general.set_xlabel("refresh")
+    general.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.savefig(path, dpi=120, format="png")
+
+
+def _evidence(run: Json, name: str) -> Json | None:
+    metrics = run["metrics"]
+    found: Json | None = metrics["fresh_f1"] if name == "fresh" else metrics.get("guards", {}).get(name)
+    return found

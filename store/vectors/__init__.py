@@ -3,5 +3,4 @@
 from store.vectors.candidates import Candidate as Candidate
 from store.vectors.generations import CREATED as CREATED
 from store.vectors.generations import Generations as Generations
-from store.vectors.rows import chunk_id as chunk_id
 from store.vectors.upkeep import Shape as Shape

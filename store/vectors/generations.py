@@ -255,6 +255,13 @@ class Generations:
         return sorted(hits, key=lambda hit: (hit.document_id, hit.position))
 
     @_of_table
+    def between(self, generation: str, version: int, document_ids: Iterable[str], first: int, last: int) -> list[Hit]:
+        """The documents' chunks at the positions `first` to `last`, in reading order, with a score of 0."""
+        clause = f"{is_in('document_id', document_ids)} AND position >= {first} AND position <= {last}"
+        found = self._at(generation, version).to_table(columns=HIT_COLUMNS, filter=clause)
+        return sorted(map(hit, found.to_pylist()), key=lambda hit: (hit.document_id, hit.position))
+
+    @_of_table
     def by_id(self, generation: str, version: int, chunk_ids: Sequence[str]) -> list[Hit]:
         """The chunks of these ids that the version has, in the order asked for."""
         if not chunk_ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from daemon import operations, render
 from daemon.cli import main
+from daemon.evaluation import plot
 from daemon.exporting import export_adapter
 from daemon.refresh import collect, plan
 from daemon.settings import Refresh, Rule, Source
@@ -120,3 +122,26 @@ def test_an_adapter_is_exported_as_it_is_and_to_a_new_folder_only(world: World, 
     with pytest.raises(Corrupt, match="sha256 differs"):
         export_adapter(world.settings, 3, tmp_path / "five", merged=False)
     assert not (tmp_path / "five").exists()
+
+
+def cycle(number: int, decision: str, gain: float) -> dict[str, Any]:
+    def evidence(candidate: float, incumbent: float) -> dict[str, float]:
+        return {"candidate": candidate, "incumbent": incumbent, "items": 20}
+
+    guards = {"anchor": evidence(0.4, 0.4), "abstain": evidence(0.8, 0.5), "general": evidence(-3.1, -3.0)}
+    metrics = {"fresh_f1": evidence(0.3 + gain, 0.3), "guards": guards}
+    return {"run": number, "decision": decision, "metrics": metrics}
+
+
+def test_the_cycles_are_drawn(tmp_path: Path) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed: pip install 'memexd[plot]'")
+    failed = {"run": 2, "decision": "failed", "metrics": {}}
+    runs = [cycle(3, "reject", -0.1), failed, cycle(1, "promote", 0.3)]
+    plot.draw_cycles(runs, tmp_path / "cycles.png")
+    plot.draw_cycles(runs[1:], tmp_path / "fewer.png")
+    drawn = (tmp_path / "cycles.png").read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    assert drawn != (tmp_path / "fewer.png").read_bytes()
+    with pytest.raises(UsageError, match="no cycle has measured anything"):
+        plot.draw_cycles([failed], tmp_path / "none.png")
