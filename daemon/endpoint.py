@@ -10,7 +10,8 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
 
 from daemon.settings import Generator as Settings
 from store.errors import ConfigError, EndpointFailed
@@ -34,6 +35,9 @@ class Endpoint:
         self._url = settings.endpoint.rstrip("/")
         self._model = settings.endpoint_model
         key = _key(settings.endpoint_key_file)
+        # A proxy for the web is none for this machine.
+        here = urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1")
+        self._opener = build_opener(*([ProxyHandler({})] if here else []))
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
     def count(self, text: str) -> int:
@@ -96,7 +100,7 @@ class Endpoint:
     def _open(self, path: str, body: bytes | None = None) -> Iterator[HTTPResponse]:
         request = Request(self._url + path, body, self._headers)
         try:
-            with urlopen(request, timeout=SECONDS) as response:
+            with self._opener.open(request, timeout=SECONDS) as response:
                 yield response
         except HTTPError as error:
             raise self._failed(f"{error.code} {_message(error.read())}") from error

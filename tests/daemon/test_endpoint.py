@@ -146,6 +146,14 @@ def test_a_failure_says_what_and_nothing_is_recorded(
     assert kitchen.runtime.memory.journal.unjudged(10) == before
 
 
+def test_a_proxy_for_the_web_is_none_for_this_machine(
+    kitchen: World, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    kitchen.reopen()
+    assert operations.ask(kitchen.runtime, QUESTION)["answer"] == "40 minutes [1]"
+
+
 def test_nobody_there(world: World) -> None:
     world.write("bread.txt", "Bread bakes for 40 minutes at 220 degrees.")
     world.sync()
