@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
 import tempfile
@@ -222,6 +223,8 @@ class LanguageModel:
         """Greedy continuation of each prompt; `tell` gets the first prompt's ids after each of its tokens."""
         import torch
 
+        # As transformers calls it since 5.2x, for models that have followed.
+        name = "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
         width = max(len(prompt) for prompt in prompts)
         # Padded on the left, so that every answer starts in the same column; positions count real tokens only.
         ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts]).to(self.model.device)
@@ -238,11 +241,11 @@ class LanguageModel:
                     input_ids=ids,
                     attention_mask=mask,
                     position_ids=positions,
-                    past_key_values=cache,
                     use_cache=True,
                     logits_to_keep=1,
+                    **{name: cache},
                 )
-                cache = step.past_key_values
+                cache = getattr(step, name)
                 best = step.logits[:, -1].argmax(-1, keepdim=True)
                 for row, token in enumerate(best[:, 0].tolist()):
                     if row in live and token in self._ends:
