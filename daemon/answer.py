@@ -19,6 +19,7 @@ from store.types import Filters, Head, Hit, Passage, Retrieval, State
 from trainers.generator import Generator
 from trainers.prompt import ABSENT, is_absent, messages
 
+NOT_RECORDED = "not recorded: the disk of the state directory refuses, or something was forgotten meanwhile"
 FRAME = 32  # tokens that a chat adds to its text, at most
 Load = Callable[[Path | None], Generator]  # with the adapter of this folder, or without one
 
@@ -115,6 +116,7 @@ def record(memory: Memory, settings: Settings, question: str, answer: Answer, as
     retrieval_id = new_id()
     mode = "endpoint" if settings.generator.endpoint else "base" if answer.adapter is None else "adapter"
     kept = memory.journal.record(
+        answer.found.state.head,
         Retrieval(
             retrieval_id=retrieval_id,
             at=memory.clock(),
@@ -131,17 +133,18 @@ def record(memory: Memory, settings: Settings, question: str, answer: Answer, as
                 "new_tokens": answer.new_tokens,
                 "seconds": round(answer.seconds, 3),
             },
-        )
+        ),
     )
     if kept:
         return replace(answer, retrieval_id=retrieval_id)
-    return replace(answer, remarks=(*answer.remarks, "not recorded: the disk of the state directory refuses"))
+    return replace(answer, remarks=(*answer.remarks, NOT_RECORDED))
 
 
 def record_search(memory: Memory, query: str, found: Found, seconds: float, asked: dict[str, object]) -> str | None:
     """Keep a search as a retrieval; returns its id, None if it could not be kept. `asked`: as `asked_with` gives it."""
     retrieval_id = new_id()
     kept = memory.journal.record(
+        found.state.head,
         Retrieval(
             retrieval_id=retrieval_id,
             at=memory.clock(),
@@ -150,7 +153,7 @@ def record_search(memory: Memory, query: str, found: Found, seconds: float, aske
             move=found.state.head.move,
             hits=_found_hits(found.hits),
             extra={**asked, "seconds": round(seconds, 4)},
-        )
+        ),
     )
     return retrieval_id if kept else None
 
@@ -179,7 +182,8 @@ def given(
     taken = settings.generator.max_new_tokens + sum(model.count(one["content"]) for one in messages(question, []))
     room = min(settings.retrieval.context_tokens, model.window - taken - FRAME)
     passages = gather(memory, hits, head, model.count, room)
-    return passages[::-1] if settings.retrieval.order == "best_last" else passages
+    together = settings.retrieval.aggregate != "one_by_one"
+    return passages[::-1] if together and settings.retrieval.order == "best_last" else passages
 
 
 def _checked(said: Said) -> tuple[str, tuple[Citation, ...], tuple[str, ...]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +16,17 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from daemon.settings import Generator as Settings
-from store.errors import ConfigError, EndpointFailed
+from store.errors import Busy, ConfigError, EndpointFailed, MemexError
 from trainers.generator import Generation
 
 BYTES_PER_TOKEN = 4  # of English, about; the endpoint alone knows its tokens
 WINDOW = 1 << 30  # it knows its window too, and refuses what is more
 SECONDS = 120.0  # without a word from it
+LIST_SECONDS = 10.0  # for the list of its models
+LOOK_SECONDS = 0.25  # how soon whoever wants to stop is noticed
+AT_ONCE = 8  # answers
+
+Json = dict[str, Any]
 
 
 class Endpoint:
@@ -34,6 +41,7 @@ class Endpoint:
         """Raises ConfigError when the key cannot be read."""
         self._url = settings.endpoint.rstrip("/")
         self._model = settings.endpoint_model
+        self._room = threading.BoundedSemaphore(AT_ONCE)
         key = _key(settings.endpoint_key_file)
         # A proxy for the web is none for this machine.
         here = urlsplit(self._url).hostname in ("localhost", "127.0.0.1", "::1")
@@ -50,7 +58,21 @@ class Endpoint:
         on_token: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Generation:
-        """As `Generator.generate`. Raises EndpointFailed."""
+        """As `Generator.generate`. Raises EndpointFailed, and Busy when it answers too many already."""
+        if not self._room.acquire(blocking=False):
+            raise Busy(f"{AT_ONCE} questions are with {self._url} already; ask again in a moment")
+        try:
+            return self._answer(messages, max_new_tokens, on_token or (lambda piece: None), stop or (lambda: False))
+        finally:
+            self._room.release()
+
+    def _answer(
+        self,
+        messages: Sequence[dict[str, str]],
+        max_new_tokens: int,
+        on_token: Callable[[str], None],
+        stop: Callable[[], bool],
+    ) -> Generation:
         started = time.perf_counter()
         asked = {
             "model": self._model or self._first_model(),
@@ -62,34 +84,62 @@ class Endpoint:
         }
         pieces: list[str] = []
         usage: dict[str, int] = {}
-        for event in self._events(asked):
-            if stop and stop():
-                break
+        for event in self._events(asked, stop):
             for choice in event.get("choices") or ():
                 if piece := (choice.get("delta") or {}).get("content"):
                     pieces.append(piece)
-                    if on_token:
-                        on_token(piece)
+                    on_token(piece)
             usage = event.get("usage") or usage
         text = "".join(pieces).strip()
         prompt_tokens = usage.get("prompt_tokens") or sum(self.count(one["content"]) for one in messages)
         new_tokens = usage.get("completion_tokens") or self.count(text)
         return Generation(text, prompt_tokens, new_tokens, time.perf_counter() - started)
 
-    def _events(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The server-sent events of an answer."""
-        with self._open("/chat/completions", json.dumps(asked).encode()) as response:
-            for line in response:
-                data = line.removeprefix(b"data:").strip()
-                if not line.startswith(b"data:") or data == b"[DONE]":
+    def _events(self, asked: Json, stop: Callable[[], bool]) -> Iterator[Json]:
+        """The server-sent events of an answer, until its end or until `stop` says so: a server may take its time, so it
+        is read on a thread that can be left alone."""
+        told: queue.SimpleQueue[Json | MemexError | None] = queue.SimpleQueue()
+        left = threading.Event()
+        threading.Thread(target=self._read, args=(asked, told.put, left.is_set), name="endpoint", daemon=True).start()
+        try:
+            while not stop():
+                try:
+                    event = told.get(timeout=LOOK_SECONDS)
+                except queue.Empty:
                     continue
-                event = json.loads(data)
-                if not isinstance(event, dict) or "error" in event:
-                    raise self._failed(f"it sent {data.decode('utf-8', 'replace')[:200]}")
+                if event is None:
+                    return
+                if isinstance(event, MemexError):
+                    raise event
                 yield event
+        finally:
+            left.set()
+
+    def _read(self, asked: Json, tell: Callable[[Json | MemexError | None], None], left: Callable[[], bool]) -> None:
+        """Tell each event, then None; or what went wrong."""
+        try:
+            whole = False
+            with self._open("/chat/completions", SECONDS, json.dumps(asked).encode()) as response:
+                for line in response:
+                    if left():
+                        return
+                    data = line.removeprefix(b"data:").strip()
+                    if not line.startswith(b"data:"):
+                        continue
+                    if data == b"[DONE]":
+                        whole = True
+                        continue
+                    event = json.loads(data)
+                    if not isinstance(event, dict) or "error" in event:
+                        raise self._failed(f"it sent {data.decode('utf-8', 'replace')[:200]}")
+                    whole = whole or any(choice.get("finish_reason") for choice in event.get("choices") or ())
+                    tell(event)
+            tell(None if whole else self._failed("the answer broke off"))
+        except MemexError as error:
+            tell(error)
 
     def _first_model(self) -> str:
-        with self._open("/models") as response:
+        with self._open("/models", LIST_SECONDS) as response:
             try:
                 self._model = str(json.loads(response.read())["data"][0]["id"])
             except (LookupError, TypeError) as error:
@@ -97,13 +147,13 @@ class Endpoint:
         return self._model
 
     @contextmanager
-    def _open(self, path: str, body: bytes | None = None) -> Iterator[HTTPResponse]:
+    def _open(self, path: str, seconds: float, body: bytes | None = None) -> Iterator[HTTPResponse]:
         request = Request(self._url + path, body, self._headers)
         try:
-            with self._opener.open(request, timeout=SECONDS) as response:
+            with self._opener.open(request, timeout=seconds) as response:
                 yield response
         except HTTPError as error:
-            raise self._failed(f"{error.code} {_message(error.read())}") from error
+            raise self._failed(f"{error.code} {_message(error)}") from error
         except (OSError, HTTPException, ValueError, AttributeError, TypeError) as error:
             raise self._failed(str(error) or type(error).__name__) from error
 
@@ -114,8 +164,12 @@ class Endpoint:
         )
 
 
-def _message(body: bytes) -> str:
+def _message(error: HTTPError) -> str:
     """What OpenAI's shape of an error says, or else the body's beginning."""
+    try:
+        body = error.read()
+    except (OSError, HTTPException):
+        return error.reason
     try:
         return str(json.loads(body)["error"]["message"])
     except (ValueError, LookupError, TypeError):
@@ -126,6 +180,9 @@ def _key(file: str) -> str:
     if not file:
         return ""
     try:
-        return Path(file).read_text(encoding="utf-8").strip()
+        key = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"generator.endpoint_key_file: {file} cannot be read ({error})") from None
+    if not key.isascii() or not key.isprintable() or len(key.split()) != 1:
+        raise ConfigError(f"generator.endpoint_key_file: {file} should hold the key alone, one word")
+    return key

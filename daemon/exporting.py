@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,19 @@ def export_adapter(settings: Settings, adapter: int, folder: Path, *, merged: bo
     if folder.exists():
         raise UsageError(f"{folder} is there already; name a new folder")
     card = lora.verify(kept)
-    if merged:
-        LanguageModel.load(resolve(settings.generator.model, models_dir(settings))).save_merged(kept, folder)
-    else:
-        folder.mkdir(parents=True)
-        for name in (lora.WEIGHTS, lora.CONFIG, lora.CARD):
-            shutil.copyfile(kept / name, folder / name)
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        part.mkdir(parents=True)
+        if merged:
+            LanguageModel.load(resolve(settings.generator.model, models_dir(settings))).save_merged(kept, part)
+        else:
+            for name in (lora.WEIGHTS, lora.CONFIG, lora.CARD):
+                shutil.copyfile(kept / name, part / name)
+        os.rename(part, folder)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written ({error.strerror or error}); name another folder") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return {
         "adapter": adapter,
         "dir": str(folder),

@@ -35,6 +35,7 @@ _REQUEST = struct.Struct("!IQ")  # the length of the name, of the content
 _ANSWER = struct.Struct("!Q")
 _PR_SET_PDEATHSIG = 1
 LOOK_SECONDS = 0.25  # how long an answer is awaited without a look at who else waits
+KEPT_SECONDS = 60.0  # that an answer waits for whoever asks, past the time that its file had
 ASIDE = 2  # files that may be parsed aside at once; each may take the memory that a parser may take
 
 
@@ -63,9 +64,9 @@ class ParserProcess:
         A file that takes long while `pressed` says that something else should come first is put aside: StillParsing is
         raised, and the same file asked for again takes up what was done by then. A few can be aside at once.
         """
-        self._let_go()
         key = (name, hashlib.blake2b(data, digest_size=16).digest())
         child = self._late.pop(key, None) or self._asked(data, name)
+        self.let_go()
         try:
             while not child.answers_within(LOOK_SECONDS):
                 if pressed() and len(self._late) < ASIDE:
@@ -99,8 +100,8 @@ class ParserProcess:
         self._idle = None
         self._late.clear()
 
-    def _let_go(self) -> None:
-        """End what is aside past its time: nobody asked for it again, as its file has changed."""
+    def let_go(self) -> None:
+        """End what is aside past its time: it hangs, or nobody asks for it again, as its file is another or gone."""
         for key in [key for key, child in self._late.items() if child.is_late]:
             self._late.pop(key).close()
 
@@ -146,7 +147,9 @@ class _Child:
 
     @property
     def is_late(self) -> bool:
-        return time.monotonic() >= self._until
+        """Whether its time is over without an answer, or the answer has waited for long."""
+        ready = select.select([self._socket], [], [], 0)[0]
+        return time.monotonic() >= self._until + (KEPT_SECONDS if ready else 0)
 
     def ask(self, data: bytes, name: bytes, seconds: float) -> None:
         self._until = time.monotonic() + seconds
@@ -155,7 +158,7 @@ class _Child:
         self._socket.sendall(data)
 
     def answers_within(self, seconds: float) -> bool:
-        """Whether there is an answer, or its end, to read. Raises TimeoutError once it is too late for that."""
+        """Whether there is an answer, or its end, to read. Raises TimeoutError if there is none and it is too late."""
         left = self._until - time.monotonic()
         if select.select([self._socket], [], [], max(0.0, min(seconds, left)))[0]:
             return True
@@ -165,8 +168,9 @@ class _Child:
 
     def answer(self) -> dict[str, Any]:
         """What it sent. Raises TimeoutError, ConnectionError and EOFError."""
-        (length,) = _ANSWER.unpack(_received(self._socket, _ANSWER.size, self._until))
-        answer: dict[str, Any] = json.loads(_received(self._socket, length, self._until))
+        until = max(self._until, time.monotonic() + LOOK_SECONDS)  # it may have been ready long before it is read
+        (length,) = _ANSWER.unpack(_received(self._socket, _ANSWER.size, until))
+        answer: dict[str, Any] = json.loads(_received(self._socket, length, until))
         return answer
 
     def ended(self) -> str:

@@ -35,7 +35,7 @@ def gather(memory: Memory, hits: Sequence[Hit], head: Head, count: Count, tokens
     for run in sorted(_runs(chosen), key=lambda run: min(chosen[key] for key in run)):
         hit = hits[min(chosen[key] for key in run)]
         text = excerpt_of(_chunk(chunks[key]) for key in run)
-        passages.append(Passage(hit.chunk_id, hit.document_id, text, hit.location))
+        passages.append(Passage(hit.chunk_id, hit.document_id, text, _location([chunks[key] for key in run])))
     return passages
 
 
@@ -66,6 +66,12 @@ def _runs(keys: Mapping[Key, int]) -> Iterator[list[Key]]:
         run.append(key)
     if run:
         yield run
+
+
+def _location(run: Sequence[Hit]) -> str:
+    """Where a run of chunks stands: from the place of its first to that of its last."""
+    first, last = run[0].location, run[-1].location
+    return first if first == last else f"{first} to {last.removeprefix(run[0].path + ', ')}"
 
 
 def _key(hit: Hit) -> Key:

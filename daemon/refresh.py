@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from daemon.citations import MARK
-from daemon.quarantine import quarantined
+from daemon.quarantine import Quarantine
 from daemon.runtime import Runtime
 from store.errors import TrainingFailed
 from store.types import Ended, Example, Head, Hit, Retrieval
@@ -78,20 +78,20 @@ def collect(runtime: Runtime, episode: int) -> list[Example]:
     """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor."""
     memory = runtime.memory
     live = sorted(memory.live_at(memory.head()).values(), key=lambda one: (one.ingested_at, one.path), reverse=True)
-    kept_out = quarantined(live, runtime.settings.refresh.quarantine)
-    newest = [one.document_id for one in live if one.document_id not in kept_out][:NEWEST_DOCUMENTS]
+    quarantine = Quarantine(memory, runtime.settings.refresh.quarantine)
+    newest = [one.document_id for one in live if not quarantine.holds(one.document_id)][:NEWEST_DOCUMENTS]
     rank = {document_id: number for number, document_id in enumerate(newest)}
     chunks = sorted(memory.chunks(newest), key=lambda hit: (rank[hit.document_id], hit.position))
 
     def trusted(hits: Iterable[Hit]) -> list[Hit]:
-        return [hit for hit in hits if hit.document_id not in kept_out]
+        return [hit for hit in hits if not quarantine.holds(hit.document_id)]
 
-    judged = [_answered(runtime, one, trusted) for one in memory.journal.judged(LATEST_RETRIEVALS)]
+    judged = [one for one in memory.journal.judged(LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
     return build(
         chunks,
         lambda question, k: trusted(memory.search(question, k).hits),
-        [one for one in judged if one is not None],
-        [one for one in memory.journal.examples() if kept_out.isdisjoint(hit.document_id for hit in one.passages)],
+        [answered for one in judged if (answered := _answered(runtime, one, trusted))],
+        [one for one in memory.journal.examples() if not quarantine.touches_example(one)],
         _recipe(runtime),
         seed=0,
         episode=episode,

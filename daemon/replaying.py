@@ -71,8 +71,8 @@ def _ask(runtime: Runtime, logged: Retrieval, state: State, then: State) -> tupl
 
 
 def _bare(logged: Retrieval, then: State) -> bool:
-    """Whether the base model was asked for although an adapter served."""
-    return logged.mode == "base" and then.head.adapter is not None
+    """Whether no adapter answered although one served."""
+    return logged.mode in ("base", "endpoint") and then.head.adapter is not None
 
 
 def _serves(logged: Retrieval, state: State, then: State) -> int | None:

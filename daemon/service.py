@@ -134,6 +134,7 @@ class Service:
         self.runtime.embedder.embed(["warm"])  # the model loads now, not when the first edit waits for it
         while not self.inbox.closed:
             self.inbox.wait(timeout=1.0)
+            self.runtime.parser.let_go()
             try:
                 self._one_step()
             except Corrupt as error:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from store.catalogue import evaluations, learning
+from store.catalogue import evaluations, heads, learning
 from store.catalogue.database import Database
 from store.errors import DiskFailed, NotFound
-from store.types import Ended, Evaluation, Example, Retrieval, Run
+from store.types import Ended, Evaluation, Example, Head, Retrieval, Run
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +22,16 @@ class Journal:
         self._database = database
         self._clock = clock
 
-    def record(self, retrieval: Retrieval) -> bool:
-        """Keep a retrieval; whether the disk took it: what was found does not depend on that.
+    def record(self, head: Head, retrieval: Retrieval) -> bool:
+        """Keep a retrieval of the state that `head` was; whether it is kept: what was found does not depend on that.
 
-        Needs no lock: a row of its own never meets another writer's. A kill loses none, a power cut perhaps the latest.
+        It is not when the disk refuses, and when something was forgotten since, which it may have found. Needs no lock:
+        a row of its own never meets another writer's. A kill loses none, a power cut perhaps the latest.
         """
         try:
             with self._database.log() as session:
+                if not heads.stands(session, head):
+                    return False
                 learning.add_retrieval(session, retrieval)
         except DiskFailed as error:
             log.warning("this retrieval is not recorded: %s", error)

@@ -107,6 +107,7 @@ class Memory:
         self._settings = dict(settings or {})
         self._config = fingerprint(self._settings)
         self._turn = threading.RLock()
+        self._forgotten = 0  # how often something was, by this object
         self._commits = maintenance.COMMITS  # since the last maintenance; how many before this start is not known
         self.writes = write  # whether this process holds the writer's lock
         with ExitStack() as opened:
@@ -233,6 +234,7 @@ class Memory:
                     self.database, self.vectors, self.cache, self.state_dir, document_ids, self.clock()
                 )
             finally:
+                self._forgotten += 1
                 self._searches.clear()
 
     def release(self, document_ids: Sequence[str]) -> None:
@@ -287,18 +289,17 @@ class Memory:
         key = (state.head.generation, state.head.version, query, k, filters, self.ranking)
         if (kept := self._searches.get(key)) is not None:
             return Found(state, kept)
-        vector = self._query_vector(query)
+        vector, forgotten = self._query_vector(query), self._forgotten
         hits, remarks = search(self.vectors, state.head, query, vector, k, filters, self.ranking, self._reranker)
-        if not remarks:
+        if not remarks and forgotten == self._forgotten:
             self._searches.put(key, tuple(hits))
         return Found(state, tuple(hits), remarks)
 
     def around(self, hits: Sequence[Hit], reach: int, head: Head | None = None) -> list[Hit]:
-        """The hits' documents from `reach` chunks before the first of the hits to as many after the last."""
+        """The chunks up to `reach` before and after each hit in its document, and the hits' own, in reading order."""
         head = head or self.head()
-        places = [hit.position for hit in hits] or [0]
-        documents, first, last = {hit.document_id for hit in hits}, min(places) - reach, max(places) + reach
-        return self.vectors.between(head.generation, head.version, documents, first, last) if hits else []
+        spans = [(hit.document_id, hit.position - reach, hit.position + reach) for hit in hits]
+        return self.vectors.between(head.generation, head.version, spans) if spans else []
 
     def chunks(self, document_ids: Sequence[str], head: Head | None = None) -> list[Hit]:
         """The documents' chunks in reading order."""

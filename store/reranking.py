@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from store.embedding import find_model
+from store.errors import MissingModel
 from store.warm import Warm
 
 BATCH = 8  # chunks between two looks at the clock
@@ -30,7 +33,7 @@ class CrossEncoderReranker:
 
     def __init__(self, model: str, *, device: str = "auto") -> None:
         """`model`: a local folder, or a hub name whose files are on this machine. Raises MissingModel."""
-        self._folder = find_model(model, "reranking model")
+        self._folder = _checked(find_model(model, "reranking model"))
         self._device = None if device == "auto" else device
         self._model: Warm[Any] = Warm(self._load)
 
@@ -54,10 +57,27 @@ class CrossEncoderReranker:
         import torch
         from sentence_transformers import CrossEncoder
 
-        return CrossEncoder(
-            str(self._folder),
-            num_labels=1,
-            device=self._device,
-            local_files_only=True,
-            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        try:
+            return CrossEncoder(
+                str(self._folder),
+                device=self._device,
+                local_files_only=True,
+                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise MissingModel(f"the reranking model in {self._folder} cannot be loaded ({error})") from error
+
+
+def _checked(folder: Path) -> Path:
+    """The folder, if what it holds was trained to judge pairs with one number: any other would judge at random."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kinds, labels = config.get("architectures") or [], len(config.get("id2label") or "12")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise MissingModel(f"{folder}/config.json cannot be read ({error})") from error
+    if not any(str(kind).endswith("ForSequenceClassification") for kind in kinds) or labels != 1:
+        raise MissingModel(
+            f"{folder} holds no reranking model: retrieval.reranker should be a cross-encoder with one label, "
+            f"and this is {', '.join(map(str, kinds)) or 'unknown'} with {labels}"
         )
+    return folder

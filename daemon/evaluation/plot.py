@@ -47,7 +47,7 @@ def draw(done: Json, path: Path) -> None:
         axis.legend(fontsize="small")
     versus = f", dashed: {done['against']['evaluation']}" if done["against"] else ""
     figure.suptitle(f"evaluation {done['evaluation']}: {done['questions']} questions{versus}", fontsize="medium")
-    figure.savefig(path, dpi=120, format="png")
+    _save(figure, path)
 
 
 def _retrieval(axis: Any, one: Json, style: str) -> None:
@@ -104,7 +104,14 @@ def draw_cycles(runs: Sequence[Json], path: Path) -> None:
     general.set_ylabel("minus nats")
     general.set_xlabel("refresh")
     general.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.savefig(path, dpi=120, format="png")
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    try:
+        figure.savefig(path, dpi=120, format="png")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror or error}); name another file") from error
 
 
 def _evidence(run: Json, name: str) -> Json | None:

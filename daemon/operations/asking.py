@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from daemon.operations.shapes import Depth, Json
 from daemon.runtime import Runtime
 from daemon.settings import Settings
 from store.errors import NotFound, UsageError
-from store.types import Filters
+from store.types import Filters, State
 from store.when import parse_time
 
 FAULTS = ("unsupported", "wrong", "citation")
@@ -72,20 +73,25 @@ def ask(
     """Answer a question from the documents, with citations."""
     times = (modified_after, modified_before, ingested_after, ingested_before)
     filters = _filters(runtime, source, domain, tag, path, *times)
-    memory, settings, state = runtime.memory, runtime.settings, runtime.memory.state(at)
+    memory, settings = runtime.memory, runtime.settings
     k = settings.retrieval.k if k is None else k
-    key = (state.head.generation, state.head.version, serving(state, settings, base), question, k, filters)
-    if kept := runtime.answers.get(key):
+
+    def key(state: State) -> tuple[Hashable, ...]:
+        return state.head.generation, state.head.version, serving(state, settings, base), question, k, filters
+
+    if kept := runtime.answers.get(key(state := memory.state(at))):
         if on_token:
             on_token(kept.text)
+        kept = replace(kept, found=replace(kept.found, state=state), seconds=0.0)
         return _told(record(memory, settings, question, kept, asked_with(k, filters)), settings)
 
     def use(load: Load, stop: Callable[[], bool]) -> Answer:
-        how: dict[str, Any] = {"k": k, "when": state, "filters": filters, "base": base}
+        how: dict[str, Any] = {"k": k, "when": at, "filters": filters, "base": base}
         return answer_question(memory, load, settings, question, **how, on_token=on_token, stop=stop)
 
     answer: Answer = runtime.with_model(use, stop)
-    runtime.answers.put(key, answer)
+    if answer.retrieval_id and not answer.found.remarks:
+        runtime.answers.put(key(answer.found.state), answer)
     return _told(answer, settings)
 
 

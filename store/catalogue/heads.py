@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, func, union, update
+from sqlalchemy import Row, bindparam, delete, func, union, update
 from sqlmodel import Session, col, or_, select
 
 from store.catalogue.tables import (
@@ -32,6 +32,14 @@ def head(session: Session) -> Head | None:
     session.flush()
     row = session.connection().execute(_SERVES).one_or_none()
     return None if row is None else as_head(row)
+
+
+_VERSION = select(col(MoveRow.version)).where(col(MoveRow.move) == bindparam("move"))
+
+
+def stands(session: Session, head: Head) -> bool:
+    """Whether a state still has the version that it had: forgetting gives it another."""
+    return session.connection().execute(_VERSION, {"move": head.move}).scalar_one_or_none() == head.version
 
 
 def move_head(

@@ -56,6 +56,8 @@ def find(
         nearest = {"column": "vector", "q": vector, "k": n, "nprobes": PROBES, "metric": "cosine"}
         found = table.scanner(**{**narrowed, "columns": ["_distance"], "nearest": nearest}).to_table()
         rows |= set(found["_rowid"].to_pylist())
+    if words is not None and _phrases(words):
+        rows &= scores.keys()
     if not rows:
         return []
     ordered = sorted(rows)
@@ -75,11 +77,15 @@ def read(table: Any, scored: Sequence[tuple[float, Candidate]]) -> list[Hit]:
 
 
 def _full_text(words: str) -> FullTextQuery:
-    phrases = [phrase for phrase in PHRASE.findall(words) if phrase.strip()]
+    phrases = _phrases(words)
     query = MatchQuery(_telling(words), "text")
     if not phrases:
         return query
     return BooleanQuery([*((Occur.MUST, PhraseQuery(one, "text")) for one in phrases), (Occur.SHOULD, query)])
+
+
+def _phrases(words: str) -> list[str]:
+    return [phrase for phrase in PHRASE.findall(words) if phrase.strip()]
 
 
 def _telling(words: str) -> str:

@@ -26,7 +26,7 @@ from store.errors import Corrupt, DiskFailed
 from store.types import Filters, Hit, Rehome, Upsert, Vectors
 from store.vectors import candidates, upkeep
 from store.vectors.candidates import Candidate
-from store.vectors.rows import HIT_COLUMNS, fresh_rows, hit, is_in, matrix, rehomed_rows, schema
+from store.vectors.rows import HIT_COLUMNS, fresh_rows, hit, is_in, matrix, quoted, rehomed_rows, schema
 
 INDEX_CACHE, METADATA_CACHE, WRITERS_CACHE = 256 << 20, 128 << 20, 32 << 20  # bytes
 REFUSALS = tuple(
@@ -255,9 +255,13 @@ class Generations:
         return sorted(hits, key=lambda hit: (hit.document_id, hit.position))
 
     @_of_table
-    def between(self, generation: str, version: int, document_ids: Iterable[str], first: int, last: int) -> list[Hit]:
-        """The documents' chunks at the positions `first` to `last`, in reading order, with a score of 0."""
-        clause = f"{is_in('document_id', document_ids)} AND position >= {first} AND position <= {last}"
+    def between(self, generation: str, version: int, spans: Sequence[tuple[str, int, int]]) -> list[Hit]:
+        """The chunks in these spans (document, first and last position), in reading order, with a score of 0."""
+        places = " OR ".join(
+            f"(document_id = {quoted(document)} AND position >= {first} AND position <= {last})"
+            for document, first, last in spans
+        )
+        clause = f"{is_in('document_id', (document for document, _, _ in spans))} AND ({places})"
         found = self._at(generation, version).to_table(columns=HIT_COLUMNS, filter=clause)
         return sorted(map(hit, found.to_pylist()), key=lambda hit: (hit.document_id, hit.position))
 

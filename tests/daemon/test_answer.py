@@ -200,6 +200,9 @@ def test_answers_are_kept_only_if_asked_and_never_stale(kitchen: World) -> None:
     pieces: list[str] = []
     operations.ask(kitchen.runtime, question, on_token=pieces.append)
     assert pieces == ["40 minutes [1]"]
+    operations.snapshot_create(kitchen.runtime, "named")
+    assert operations.ask(kitchen.runtime, question, at="named")["snapshot"] == "named"
+    assert operations.ask(kitchen.runtime, question)["snapshot"] is None, "what is told is the state that was asked"
     assert operations.ask(kitchen.runtime, question, k=1)["answer"] != ""
     kitchen.write("bread.txt", "Bread bakes for 55 minutes at 200 degrees.")
     kitchen.sync()

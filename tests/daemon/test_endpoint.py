@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import Any
 import pytest
 
 from daemon import operations, render
-from daemon.endpoint import Endpoint
+from daemon.endpoint import AT_ONCE, Endpoint
 from daemon.settings import Generator
-from store.errors import ConfigError, EndpointFailed
+from store.errors import Busy, ConfigError, EndpointFailed
 from tests.daemon.conftest import World
 
 QUESTION = "Bread bakes for how many minutes?"
@@ -56,7 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         words = self.server.says.split(" ")
         pieces = [words[0], *(f" {word}" for word in words[1:])]
         events: list[Any] = [{"choices": [{"delta": {"content": one}}]} for one in pieces]
-        events = [{"choices": [{"delta": {"role": "assistant"}}]}, *events, {"choices": [{"delta": {}}]}]
+        ended = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+        events = [{"choices": [{"delta": {"role": "assistant"}}]}, *events, ended]
         if self.server.counts:
             events.append({"choices": [], "usage": {"prompt_tokens": 77, "completion_tokens": 5}})
         self._send("".join(f"data: {json.dumps(one)}\n\n" for one in events) + "data: [DONE]\n\n")
@@ -121,6 +124,10 @@ def test_model_and_key_are_settings(kitchen: World, server: Server, tmp_path: Pa
     assert server.keys == ["Bearer s3cret"]
     with pytest.raises(ConfigError, match=r"endpoint_key_file.*nowhere"):
         Endpoint(Generator(endpoint=server.url, endpoint_key_file=str(tmp_path / "nowhere")))
+    (tmp_path / "key").write_text("# my key\nsk-SECRET\n")
+    with pytest.raises(ConfigError, match="one word") as failed:
+        Endpoint(Generator(endpoint=server.url, endpoint_key_file=str(tmp_path / "key")))
+    assert "SECRET" not in str(failed.value)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,8 @@ def test_model_and_key_are_settings(kitchen: World, server: Server, tmp_path: Pa
         (200, "data: {broken\n\n", "did not answer"),
         (200, 'data: {"error": "too long"}\n\n', "too long"),
         (200, "data: 7\n\n", "did not answer"),
+        (200, 'data: {"choices": [{"delta": {"content": "40"}}]}\n\n', "broke off"),
+        (200, '{"choices": [{"message": {"content": "40 minutes"}}]}', "broke off"),
     ],
 )
 def test_a_failure_says_what_and_nothing_is_recorded(
@@ -169,6 +178,28 @@ def test_it_is_put_off_when_asked_to_stop(kitchen: World, server: Server) -> Non
         [{"role": "user", "content": "?"}], 16, said.append, lambda: bool(said)
     )
     assert (done.text, said) == ("40", ["40"])
+
+
+def test_who_stops_need_not_wait_for_a_server_that_hangs(kitchen: World, server: Server) -> None:
+    hanging = socket.create_server(("127.0.0.1", 0))
+    settings = Generator(endpoint=f"http://127.0.0.1:{hanging.getsockname()[1]}/v1", endpoint_model="m")
+    endpoint, asked = Endpoint(settings), time.monotonic()
+    done = endpoint.generate([{"role": "user", "content": "?"}], 16, stop=lambda: time.monotonic() > asked + 0.5)
+    assert (done.text, time.monotonic() - asked < 10) == ("", True)
+    go_on = threading.Event()
+    waiting = [
+        threading.Thread(target=endpoint.generate, args=([{"role": "user", "content": "?"}], 16, None, go_on.is_set))
+        for _ in range(AT_ONCE)
+    ]
+    for one in waiting:
+        one.start()
+    time.sleep(0.5)
+    with pytest.raises(Busy, match="ask again"):
+        endpoint.generate([{"role": "user", "content": "?"}], 16)
+    go_on.set()
+    for one in waiting:
+        one.join(10)
+    hanging.close()
 
 
 @pytest.mark.parametrize("url", ["localhost:11434", "ftp://x/v1", "http://", "http://x y", "http://x/v1?a=b"])

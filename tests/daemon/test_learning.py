@@ -14,9 +14,11 @@ from daemon import operations, render
 from daemon.cli import main
 from daemon.evaluation import plot
 from daemon.exporting import export_adapter
+from daemon.quarantine import Quarantine
 from daemon.refresh import collect, plan
 from daemon.settings import Refresh, Rule, Source
 from store.errors import Corrupt, NotFound, UsageError
+from store.types import Hit, Retrieval
 from tests.daemon.conftest import World
 from trainers import lora
 
@@ -56,6 +58,39 @@ def test_what_is_in_quarantine_is_searched_and_never_learned_from(zoo: World, pa
     assert seen
     assert [path for path in seen if path.startswith("old/")] == []
     assert any("/old/" in hit["path"] for hit in operations.search(zoo.runtime, "heronsaurus swamp")["results"])
+
+
+def test_what_was_learned_before_is_not_replayed(zoo: World) -> None:
+    """Also of a document that is gone by now, and where the example does not show it."""
+    memory, paths = zoo.runtime.memory, {document_id: path for path, document_id in zoo.ids().items()}
+    run = memory.journal.begin_run(trigger="test", move=1, incumbent=None)
+    memory.journal.add_examples(run, collect(zoo.runtime, episode=run))
+    (zoo.docs / "old" / "heron-old.md").unlink()
+    zoo.sync()
+    replayed = collect(zoo.runtime, episode=run + 1)
+    assert any(paths[one.document_id].startswith("old/") for one in replayed if one.episode == run)
+    zoo.reopen(refresh=Refresh(quarantine=("path:old/**",)))
+    for one in collect(zoo.runtime, episode=run + 1):
+        touched = {one.document_id, *(passage.document_id for passage in one.passages)}
+        assert [paths[document] for document in touched if paths[document].startswith("old/")] == []
+
+
+def test_an_answer_taken_from_quarantine_teaches_nothing_unless_corrected(zoo: World) -> None:
+    chunks = zoo.runtime.memory.chunks([zoo.ids()["old/otter-old.md"], zoo.ids()["otter.md"]])
+    hits = tuple({"chunk_id": hit.chunk_id, "document_id": hit.document_id, "score": 1.0} for hit in chunks)
+    (old,) = [hit for hit in chunks if "/old/" in hit.path]
+    (new,) = [hit for hit in chunks if "/old/" not in hit.path]
+    quarantine = Quarantine(zoo.runtime.memory, ("tag:draft",))
+
+    def answered(cited: Hit, correction: str | None = None) -> Retrieval:
+        extra = {"citations": [[1, cited.chunk_id]]}
+        at = zoo.runtime.memory.clock()
+        return Retrieval("x", at, "q", "base", 1, hits, "answer", correction=correction, extra=extra)
+
+    assert quarantine.touches_answer(answered(old))
+    assert not quarantine.touches_answer(answered(new))
+    assert not quarantine.touches_answer(answered(old, "a correction"))
+    assert not Quarantine(zoo.runtime.memory, ()).touches_answer(answered(old))
 
 
 def test_a_whole_source_may_be_in_quarantine(zoo: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,6 +102,20 @@ def test_a_real_cross_encoder_orders_and_keeps_to_its_time(cross_encoder: Path) 
     assert reranker.scores("bread bakes", TEXTS * 50, 0.001) is None
     assert reranker.scores("bread bakes", [], 60) == []
     assert reranker.scores("bread", ["bread " * 500], 60), "what is too long for it is cut off"
+
+
+def test_what_is_no_cross_encoder_is_refused(cross_encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingModel, match="a cross-encoder with one label"):
+        CrossEncoderReranker("default")
+    shutil.copytree(cross_encoder, tmp_path / "two")
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    config["id2label"] = {"0": "no", "1": "yes"}
+    (tmp_path / "two" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MissingModel, match="with 2"):
+        CrossEncoderReranker(str(tmp_path / "two"))
+    (tmp_path / "two" / "config.json").write_text("{")
+    with pytest.raises(MissingModel, match="cannot be read"):
+        CrossEncoderReranker(str(tmp_path / "two"))
 
 
 def test_a_model_that_is_not_there_is_named() -> None:

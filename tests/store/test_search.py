@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from store.errors import NotFound
 from store.globs import glob_pattern
 from store.memory import Memory
 from store.recent import Recent
 from store.search import Ranking, fold, scored
-from store.types import Batch, Filters, Hit, Labels, Place
+from store.types import Batch, Filters, Hit, Labels, Place, Retrieval
 from store.vectors import Candidate
 from tests.store.conftest import place, remember, upsert
 
@@ -189,6 +190,22 @@ def test_a_search_seen_before_is_not_made_again_and_never_stale(
     memory.forget(["old"])
     for when in (None, "before"):
         assert "old" not in {hit.document_id for hit in memory.search("the boat needs ropes", 3, when=when).hits}
+
+
+def test_in_a_hybrid_too_a_phrase_must_stand(manual: Memory) -> None:
+    assert names(manual, '"man bites the dog" bites', 6) == ["other"]
+    assert names(manual, '"dog bites cats"', 6) == []
+
+
+def test_what_was_found_before_something_was_forgotten_is_not_recorded(manual: Memory) -> None:
+    found = manual.search("the dog bites the man", 3)
+    manual.forget(["phrase"])
+    kept = Retrieval("one", manual.clock(), "the dog", "search", found.state.head.move, ())
+    assert not manual.journal.record(found.state.head, kept)
+    with pytest.raises(NotFound):
+        manual.journal.retrieval("one")
+    head = manual.search("the dog", 3).state.head
+    assert manual.journal.record(head, replace(kept, move=head.move))
 
 
 def test_only_the_latest_are_kept() -> None:
