@@ -100,13 +100,13 @@ def edit_to_found(daemon: Daemon, number: int) -> float:
 
 
 def memory(folder: Path, few: int, many: int) -> dict[str, Any]:
-    """Resident memory after `few` documents and after `many`, the real model among it."""
+    """Resident memory after `few` documents of a paragraph and after `many`, the real model among it."""
     daemon = Daemon(folder, "default")
     try:
-        corpus.fill(daemon.docs / "few", few, 4)
+        corpus.fill(daemon.docs / "few", few, 1)
         daemon.settle()
         small = daemon.resident_mb()
-        corpus.fill(daemon.docs / "many", many - few, 4)
+        corpus.fill(daemon.docs / "many", many - few, 1)
         time.sleep(1)
         daemon.settle()
         large = daemon.resident_mb()

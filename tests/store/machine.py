@@ -216,7 +216,8 @@ class StoreMachine(Witness):
         hits = tuple({"document_id": hit.document_id, "chunk_id": hit.chunk_id} for hit in answer.hits)
         number, move = f"r{self.fresh()}", answer.state.head.move
         words = " ".join(hit.text for hit in answer.hits)
-        self.memory.journal.record(Retrieval(number, self.clock(), QUERY, "base", move, hits, words))
+        kept = Retrieval(number, self.clock(), QUERY, "base", move, hits, words)
+        assert self.memory.journal.record(answer.state.head, kept)
         self.memory.journal.feedback(number, "good")
         self.model.retrievals[number] = (move, found(answer.hits))
 

@@ -36,8 +36,11 @@ def told(memory: Memory) -> Memory:
     memory.snapshot("late")
     hits = memory.search(f"what is {SECRET}", 3).hits
     found = tuple({"document_id": hit.document_id, "chunk_id": hit.chunk_id} for hit in hits)
-    memory.journal.record(Retrieval("r1", memory.clock(), f"what is {SECRET}", "base", 1, found, f"it is {SECRET}"))
-    memory.journal.record(Retrieval("r2", memory.clock(), "harmless", "base", 1, ({"document_id": "other"},), "yes"))
+    for one in (
+        Retrieval("r1", memory.clock(), f"what is {SECRET}", "base", 1, found, f"it is {SECRET}"),
+        Retrieval("r2", memory.clock(), "harmless", "base", 1, ({"document_id": "other"},), "yes"),
+    ):
+        assert memory.journal.record(memory.head(), one)
     for document_id, word, run in (("secret", SECRET, 1), ("other", "nothing", 2)):
         memory.journal.begin_run(trigger="test", move=1, incumbent=None)
         passages = (Passage("c", document_id, f"the word is {word}"),)

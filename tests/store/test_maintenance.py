@@ -160,7 +160,8 @@ def test_the_catalogue_gives_back_what_it_does_not_use(memory: Memory, tmp_path:
 
     for number in range(40):
         memory.journal.record(
-            Retrieval(f"r{number}", memory.clock(), "q" * 200_000, "search", 1, ({"document_id": "none"},))
+            memory.head(),
+            Retrieval(f"r{number}", memory.clock(), "q" * 200_000, "search", 1, ({"document_id": "none"},)),
         )
     memory.database.checkpoint()
     large = memory.database.path.stat().st_size
