@@ -1,7 +1,7 @@
 """Keeping the process small: what glibc's malloc holds back for itself. Does nothing where there is no glibc.
 
 Each thread that allocates gets an arena of its own, and an arena seldom shrinks: with a dozen threads, ingesting
-20,000 documents left 180 MB that nobody used. Two arenas and a trim after maintenance leave a third of that.
+20,000 documents left 180 MB that nobody used. Two arenas and a trim after maintenance leave half of that.
 (https://man7.org/linux/man-pages/man3/mallopt.3.html)
 """
 

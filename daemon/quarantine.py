@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from store.globs import glob_pattern
 from store.memory import Memory
-from store.types import Example, Retrieval, Revision
+from store.types import Example, Hit, Retrieval, Revision
 
 
 class Quarantine:
@@ -27,6 +27,10 @@ class Quarantine:
             served = self._memory.past.history(document_id)
             self._held[document_id] = not served or self._names(served[-1].revision)
         return self._held[document_id]
+
+    def outside(self, hits: Iterable[Hit]) -> list[Hit]:
+        """Those that are of other documents."""
+        return [hit for hit in hits if not self.holds(hit.document_id)]
 
     def touches_example(self, example: Example) -> bool:
         """Whether it was made from one of them, or shows one."""

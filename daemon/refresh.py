@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from daemon.citations import MARK
 from daemon.quarantine import Quarantine
 from daemon.runtime import Runtime
 from store.errors import TrainingFailed
-from store.types import Ended, Example, Head, Hit, Retrieval
+from store.types import Ended, Example, Head, Retrieval
 from trainers import cycle, gate, lora
 from trainers.child import run_child
 from trainers.examples import Answered, Recipe, build
@@ -82,15 +82,11 @@ def collect(runtime: Runtime, episode: int) -> list[Example]:
     newest = [one.document_id for one in live if not quarantine.holds(one.document_id)][:NEWEST_DOCUMENTS]
     rank = {document_id: number for number, document_id in enumerate(newest)}
     chunks = sorted(memory.chunks(newest), key=lambda hit: (rank[hit.document_id], hit.position))
-
-    def trusted(hits: Iterable[Hit]) -> list[Hit]:
-        return [hit for hit in hits if not quarantine.holds(hit.document_id)]
-
     judged = [one for one in memory.journal.judged(LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
     return build(
         chunks,
-        lambda question, k: trusted(memory.search(question, k).hits),
-        [answered for one in judged if (answered := _answered(runtime, one, trusted))],
+        lambda question, k: quarantine.outside(memory.search(question, k).hits),
+        [answered for one in judged if (answered := _answered(runtime, one, quarantine))],
         [one for one in memory.journal.examples() if not quarantine.touches_example(one)],
         _recipe(runtime),
         seed=0,
@@ -205,8 +201,8 @@ def _pairs(evidence: Mapping[str, Any]) -> list[gate.Pair]:
     ]
 
 
-def _answered(runtime: Runtime, retrieval: Retrieval, trusted: Callable[[Iterable[Hit]], list[Hit]]) -> Answered | None:
+def _answered(runtime: Runtime, retrieval: Retrieval, quarantine: Quarantine) -> Answered | None:
     """A judged retrieval as the trainers take it; None when nothing that it found is left and trusted."""
     answer = retrieval.correction or MARK.sub("", retrieval.answer or "").strip()
-    hits = trusted(runtime.memory.by_id([hit["chunk_id"] for hit in retrieval.hits]))
+    hits = quarantine.outside(runtime.memory.by_id([hit["chunk_id"] for hit in retrieval.hits]))
     return Answered(retrieval.query, answer, tuple(hits)) if answer and hits else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from daemon.answer import Answer, ask, filters_of
+from daemon.answer import Answer, ask
 from daemon.operations import shapes
+from daemon.recording import filters_of
 from daemon.runtime import Runtime
 from store.difference import Difference, Moved, movements
 from store.errors import NotFound
@@ -63,7 +64,6 @@ def _ask(runtime: Runtime, logged: Retrieval, state: State, then: State) -> tupl
             when=state,
             filters=filters,
             base=bare,
-            keep=False,
             stop=stop,
         )
     )

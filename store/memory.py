@@ -235,7 +235,7 @@ class Memory:
                 )
             finally:
                 self._forgotten += 1
-                self._searches.clear()
+                self._searches.drop()
 
     def release(self, document_ids: Sequence[str]) -> None:
         """Let held content back in; the next scan ingests it."""

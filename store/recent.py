@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -32,6 +32,8 @@ class Recent(Generic[Key, Value]):
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
 
-    def clear(self) -> None:
+    def drop(self, outlived: Callable[[Key], bool] = lambda key: True) -> None:
+        """Let go of those whose key says so; of all by default."""
         with self._lock:
-            self._kept.clear()
+            for key in [key for key in self._kept if outlived(key)]:
+                del self._kept[key]

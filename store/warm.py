@@ -27,10 +27,6 @@ class Warm(Generic[Model]):
             self._used_at = time.monotonic()
             return self._model
 
-    @property
-    def loaded(self) -> bool:
-        return self._model is not None
-
     def put_down(self, idle_seconds: float) -> bool:
         """Let the model go if nobody asked for it in `idle_seconds`; whether it went."""
         with self._lock:

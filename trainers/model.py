@@ -175,9 +175,7 @@ class LanguageModel:
         on_token: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Generation:
-        """Answer greedily. `on_token` gets the text as it grows, piece by piece: stripped, the pieces are the answer.
-        `stop` is asked before each token; what was said until then is the answer.
-        """
+        """As `Generator.generate`."""
         started = time.perf_counter()
         said = ""
 

@@ -28,17 +28,20 @@ def messages(question: str, passages: Sequence[Passage]) -> list[dict[str, str]]
 
     Text inside a passage or the question cannot open or close a passage's delimiter.
     """
-    shown = "\n".join(
-        f"<passage {number}>\n{_tame(passage.text)}\n</passage {number}>"
-        for number, passage in enumerate(passages, start=1)
-    )
-    content = f"{shown}\n\n{INSTRUCTION}\nQuestion: {_tame(question)}"
-    return [{"role": "user", "content": content}]
+    return _chat(passages, INSTRUCTION, question)
 
 
 def summary_messages(question: str, passage: Passage) -> list[dict[str, str]]:
     """The chat that asks for what one passage says of the question."""
-    content = f"<passage 1>\n{_tame(passage.text)}\n</passage 1>\n\n{_SUMMARISE}\nQuestion: {_tame(question)}"
+    return _chat([passage], _SUMMARISE, question)
+
+
+def _chat(passages: Sequence[Passage], instruction: str, question: str) -> list[dict[str, str]]:
+    shown = "\n".join(
+        f"<passage {number}>\n{_tame(passage.text)}\n</passage {number}>"
+        for number, passage in enumerate(passages, start=1)
+    )
+    content = f"{shown}\n\n{instruction}\nQuestion: {_tame(question)}"
     return [{"role": "user", "content": content}]
 
 

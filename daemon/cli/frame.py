@@ -42,6 +42,11 @@ Half = Annotated[str | None, typer.Option("--only", help="Roll back one half: in
 LONG = ("sync", "release", "refresh")  # operations with a progress bar
 
 
+def given(context: typer.Context) -> dict[str, Any]:
+    """A command's arguments as its operation takes them."""
+    return {name: value for name, value in context.params.items() if name not in ("config", "as_json")}
+
+
 def settings_from(config: Path | None) -> Any:
     from daemon.config import load
 

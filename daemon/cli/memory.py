@@ -25,6 +25,7 @@ from daemon.cli.frame import (
     app,
     carry_out,
     confirm,
+    given,
     settings_from,
     show_result,
 )
@@ -76,6 +77,7 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def search(
+    context: typer.Context,
     query: str,
     k: Number = None,
     at: At = None,
@@ -91,22 +93,12 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find chunks."""
-    narrowed = {
-        "source": source,
-        "domain": domain,
-        "tag": tag,
-        "path": path,
-        "modified_after": modified_after,
-        "modified_before": modified_before,
-        "ingested_after": ingested_after,
-        "ingested_before": ingested_before,
-    }
-    arguments = {"query": query, "k": k, "at": at, **narrowed}
-    carry_out(config, as_json, "search", arguments, render.search)
+    carry_out(config, as_json, "search", given(context), render.search)
 
 
 @app.command()
 def ask(
+    context: typer.Context,
     question: str,
     k: Number = None,
     at: At = None,
@@ -123,19 +115,8 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from the documents, with citations."""
-    narrowed = {
-        "source": source,
-        "domain": domain,
-        "tag": tag,
-        "path": path,
-        "modified_after": modified_after,
-        "modified_before": modified_before,
-        "ingested_after": ingested_after,
-        "ingested_before": ingested_before,
-    }
-    arguments = {"question": question, "k": k, "at": at, "base": base, **narrowed}
     if as_json or not sys.stdout.isatty():
-        carry_out(config, as_json, "ask", arguments, render.ask)
+        carry_out(config, as_json, "ask", given(context), render.ask)
         return
     said = ""
 
@@ -145,7 +126,7 @@ def ask(
         print(piece, end="", flush=True)
         said += piece
 
-    carry_out(config, as_json, "ask", arguments, lambda found: render.after_answer(said, found), on_token)
+    carry_out(config, as_json, "ask", given(context), lambda found: render.after_answer(said, found), on_token)
 
 
 @app.command()

@@ -142,7 +142,7 @@ def measure(
         answers = []
         for number, one in enumerate(answerable):
             on_progress("answering", number, len(answerable))
-            answers.append(ask(memory, load, settings, one.question.text, when=state, keep=False))
+            answers.append(ask(memory, load, settings, one.question.text, when=state))
         curve = noise.curve(load(folder), settings, answerable, on_progress)
         return {**answered(answerable, answers), "noise": curve}
 

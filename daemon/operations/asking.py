@@ -8,10 +8,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from daemon.answer import Answer, Load, asked_with, record, record_search, serving
+from daemon.answer import Answer, Load, serving
 from daemon.answer import ask as answer_question
 from daemon.operations import shapes
 from daemon.operations.shapes import Depth, Json
+from daemon.recording import asked_with, record_answer, record_search
 from daemon.runtime import Runtime
 from daemon.settings import Settings
 from store.errors import NotFound, UsageError
@@ -83,13 +84,13 @@ def ask(
         if on_token:
             on_token(kept.text)
         kept = replace(kept, found=replace(kept.found, state=state), seconds=0.0)
-        return _told(record(memory, settings, question, kept, asked_with(k, filters)), settings)
+        return _told(record_answer(memory, settings, question, kept, asked_with(k, filters)), settings)
 
     def use(load: Load, stop: Callable[[], bool]) -> Answer:
         how: dict[str, Any] = {"k": k, "when": at, "filters": filters, "base": base}
         return answer_question(memory, load, settings, question, **how, on_token=on_token, stop=stop)
 
-    answer: Answer = runtime.with_model(use, stop)
+    answer = record_answer(memory, settings, question, runtime.with_model(use, stop), asked_with(k, filters))
     if answer.retrieval_id and not answer.found.remarks:
         runtime.answers.put(key(answer.found.state), answer)
     return _told(answer, settings)

@@ -119,7 +119,7 @@ def forget(runtime: Runtime, document: str) -> Json:
         if one.live in contents and one.document_id != found.document_id
     ]
     done = runtime.memory.forget([found.document_id])
-    runtime.answers.clear()
+    runtime.answers.drop()
     return {
         "document_id": found.document_id,
         "path": found.path,

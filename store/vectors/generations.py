@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from functools import wraps
@@ -23,6 +21,7 @@ import lancedb
 import pyarrow as pa
 
 from store.errors import Corrupt, DiskFailed
+from store.recent import Recent
 from store.types import Filters, Hit, Rehome, Upsert, Vectors
 from store.vectors import candidates, upkeep
 from store.vectors.candidates import Candidate
@@ -74,8 +73,7 @@ class Generations:
         self._session: Any = lance.Session(  # type: ignore[attr-defined]
             INDEX_CACHE, METADATA_CACHE
         )
-        self._handles: OrderedDict[tuple[str, int], Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._handles: Recent[tuple[str, int], Any] = Recent(HANDLES)
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -167,9 +165,7 @@ class Generations:
         With `orphans` files that a killed write left go too.
         """
         gone = upkeep.clean(upkeep.open_table(self.folder, generation), keep, orphans=orphans)
-        with self._lock:
-            for key in [key for key in self._handles if key[0] == generation and key[1] not in keep]:
-                del self._handles[key]
+        self._handles.drop(lambda key: key[0] == generation and key[1] not in keep)
         return gone
 
     @_of_table
@@ -308,16 +304,10 @@ class Generations:
 
     def _at(self, generation: str, version: int) -> Any:
         """A handle fixed at `version`; it is never moved."""
-        key = (generation, version)
-        with self._lock:
-            if key in self._handles:
-                self._handles.move_to_end(key)
-                return self._handles[key]
-        table = upkeep.open_table(self.folder, generation, version, self._session)
-        with self._lock:
-            self._handles[key] = table
-            while len(self._handles) > HANDLES:
-                self._handles.popitem(last=False)
+        table = self._handles.get((generation, version))
+        if table is None:
+            table = upkeep.open_table(self.folder, generation, version, self._session)
+            self._handles.put((generation, version), table)
         return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from daemon.aggregation import read
 from daemon.settings import Aggregate
 from store.types import Passage
-from trainers.generator import Generation
+from tests.daemon.models import Model
 from trainers.prompt import ABSENT
 
 QUESTION = "How long does bread bake?"
@@ -19,28 +19,6 @@ PASSAGES = (
     Passage("bread", "2", "Bread bakes for 40 minutes at 220 degrees."),
     Passage("cake", "3", "Cake bakes for 30 minutes."),
 )
-
-
-class Model:
-    """Answers by a function of the prompt."""
-
-    window = 2048
-
-    def __init__(self, answer: Callable[[str], str]) -> None:
-        self.answer = answer
-        self.prompts: list[str] = []
-
-    def count(self, text: str) -> int:
-        return len(text.split())
-
-    def generate(
-        self, messages: Sequence[dict[str, str]], max_new_tokens: int, on_token: Any = None, stop: Any = None
-    ) -> Generation:
-        self.prompts.append(messages[-1]["content"])
-        said = self.answer(self.prompts[-1])
-        if on_token:
-            on_token(said)
-        return Generation(said, 10, 2, 0.1)
 
 
 def told(
@@ -52,7 +30,7 @@ def told(
 def test_all_at_once() -> None:
     model, pieces = Model(lambda prompt: "40 minutes [2]"), []
     said = told("concatenate", model, pieces)
-    assert (said.text, said.passages, said.prompt_tokens, said.new_tokens) == ("40 minutes [2]", PASSAGES, 10, 2)
+    assert (said.text, said.passages, said.prompt_tokens, said.new_tokens) == ("40 minutes [2]", PASSAGES, 50, 3)
     (prompt,) = model.prompts
     assert all(one.text in prompt for one in PASSAGES)
     assert pieces == ["40 minutes [2]"]
@@ -64,7 +42,7 @@ def test_one_by_one_keeps_the_answer_that_its_passage_holds_most_of() -> None:
     said = told("one_by_one", model, pieces)
     assert said.text == "for 40 minutes [1]"
     assert [one.chunk_id for one in said.passages] == ["bread"]
-    assert (said.prompt_tokens, said.new_tokens) == (30, 6)
+    assert (said.prompt_tokens, said.new_tokens) == (150, 11)
     assert [sum(one.text in prompt for one in PASSAGES) for prompt in model.prompts] == [1, 1, 1]
     assert pieces == ["for 40 minutes [1]"], "nobody sees the answers that are not kept"
 
@@ -88,7 +66,7 @@ def test_summaries_stand_for_their_passages() -> None:
     assert "220 degrees" not in last
     assert "boat" not in last
     assert [one.text for one in said.passages] == [PASSAGES[1].text, PASSAGES[2].text], "citations name what was found"
-    assert (said.text, said.prompt_tokens, said.new_tokens) == ("40 minutes [1]", 40, 8)
+    assert (said.text, said.prompt_tokens, said.new_tokens) == ("40 minutes [1]", 200, 11)
     assert pieces == ["40 minutes [1]"]
     assert told("summarise", Model(lambda prompt: ABSENT)).text == ABSENT
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +10,14 @@ import pytest
 
 from daemon import operations
 from daemon.answer import Answer, ask
+from daemon.recording import asked_with, record_answer
 from daemon.settings import Generator, Retrieval
 from store.errors import NotFound, UsageError
 from store.types import Ended, Filters
 from store.warm import Warm
 from tests.daemon.conftest import World
-from trainers.generator import Generation
+from tests.daemon.models import Model
 from trainers.prompt import ABSENT
-
-
-class Model:
-    """Says `answer`, and remembers what it was given."""
-
-    window = 2048
-
-    def __init__(self, answer: str) -> None:
-        self.answer = answer
-        self.adapter: Path | None = None
-        self.prompts: list[str] = []
-
-    def use_adapter(self, directory: Path | None) -> None:
-        self.adapter = directory
-
-    def count(self, text: str) -> int:
-        return len(text.split())
-
-    def generate(self, messages: Sequence[dict[str, str]], max_new_tokens: int, **_: Any) -> Generation:
-        self.prompts.append(messages[-1]["content"])
-        return Generation(self.answer, 50, len(self.answer.split()), 0.1)
 
 
 @pytest.fixture
@@ -54,7 +33,9 @@ def put(world: World, model: Model, question: str, **arguments: Any) -> Answer:
         model.use_adapter(adapter)
         return model
 
-    return ask(world.runtime.memory, load, world.settings, question, **arguments)
+    memory, settings = world.runtime.memory, world.settings
+    asked = asked_with(arguments.get("k") or settings.retrieval.k, arguments.get("filters") or Filters())
+    return record_answer(memory, settings, question, ask(memory, load, settings, question, **arguments), asked)
 
 
 def test_an_answer_names_its_state_its_passage_and_is_kept(kitchen: World) -> None:
@@ -80,14 +61,17 @@ def test_the_passages_come_before_the_question(kitchen: World) -> None:
     assert prompt.endswith("Question: Bread bakes for how many minutes?")
 
 
-def test_nothing_near_is_not_in_the_documents_and_loads_no_model(kitchen: World) -> None:
-    def refuse(adapter: Path | None) -> Any:
+def test_nothing_near_is_not_in_the_documents_and_loads_no_model(
+    kitchen: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Any:
         raise AssertionError("the model was loaded")
 
-    answer = ask(kitchen.runtime.memory, refuse, kitchen.settings, "zebra quagga")
-    assert (answer.text, answer.citations) == (ABSENT, ())
-    assert "retrieval.min_score" in answer.remarks[0]
-    assert kitchen.runtime.memory.journal.retrieval(answer.retrieval_id).answer == ABSENT
+    monkeypatch.setattr(kitchen.runtime, "_model", Warm(refuse))
+    told = operations.ask(kitchen.runtime, "zebra quagga")
+    assert (told["answer"], told["citations"]) == (ABSENT, [])
+    assert "retrieval.min_score" in told["remarks"][0]
+    assert kitchen.runtime.memory.journal.retrieval(told["retrieval_id"]).answer == ABSENT
 
 
 @pytest.mark.parametrize("said", ["Not in the documents.", "not in the documents, sorry"])

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from store.errors import NotFound, UsageError
 from store.types import Evaluation
 from store.warm import Warm
 from tests.daemon.conftest import World
-from trainers.generator import Generation
+from tests.daemon.models import Model
 from trainers.prompt import ABSENT
 
 FACTS = {
@@ -34,25 +34,6 @@ FACTS = {
 }
 BREAD = "Bread bakes for how many minutes?"
 BOAT = "The boat needs what new?"
-
-
-class Model:
-    """Answers by a function of the prompt, and remembers what it was given."""
-
-    window = 2048
-
-    def __init__(self, answer: Callable[[str], str]) -> None:
-        self.answer = answer
-        self.prompts: list[str] = []
-
-    def use_adapter(self, directory: Path | None) -> None: ...
-
-    def count(self, text: str) -> int:
-        return len(text.split())
-
-    def generate(self, messages: Sequence[dict[str, str]], max_new_tokens: int, **_: Any) -> Generation:
-        self.prompts.append(messages[-1]["content"])
-        return Generation(self.answer(self.prompts[-1]), 50, 3, 0.1)
 
 
 @pytest.fixture

@@ -215,7 +215,9 @@ def test_only_the_latest_are_kept() -> None:
     assert kept.get("a") == 1
     kept.put("c", 3)
     assert [kept.get(key) for key in "abc"] == [1, None, 3]
-    kept.clear()
+    kept.drop(lambda key: key == "c")
+    assert [kept.get(key) for key in "abc"] == [1, None, None]
+    kept.drop()
     assert kept.get("a") is None
     nothing: Recent[str, int] = Recent(0)
     nothing.put("a", 1)
