@@ -28,13 +28,9 @@ def check(path: Path) -> None:
 
 def draw(done: Json, path: Path) -> None:
     """Retrieval at each cut, the answers' noise curve where there is one; what it is compared with is dashed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     noise = done["metrics"].get("noise")
     columns = 2 if noise and noise["questions"] else 1
-    figure = Figure(figsize=(5.5 * columns, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(5.5 * columns, 4.2)
     axes = figure.subplots(1, columns, squeeze=False)[0]
     shown = [(done, "-")] + ([(done["against"], "--")] if done["against"] else [])
     for one, style in shown:
@@ -76,15 +72,12 @@ def _noise(axis: Any, one: Json, style: str) -> None:
 def draw_cycles(runs: Sequence[Json], path: Path) -> None:
     """Each cycle's candidate on its five sets, the incumbent on the same items (hollow), and what was promoted.
     General text, in nats, has an axis of its own. Raises UsageError when no cycle has measured anything."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     measured = sorted((run for run in runs if "fresh_f1" in run["metrics"]), key=lambda run: run["run"])
     if not measured:
         raise UsageError("no cycle has measured anything yet; `memex refresh` runs one")
-    figure = Figure(figsize=(7.5, 6.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7.5, 6.0)
     scores, general = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     for name, colour in SETS.items():
         axis = general if name == "general" else scores
@@ -105,6 +98,16 @@ def draw_cycles(runs: Sequence[Json], path: Path) -> None:
     general.set_xlabel("refresh")
     general.xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    """One to draw on without a display; sizes in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _save(figure: Any, path: Path) -> None:

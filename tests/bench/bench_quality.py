@@ -9,6 +9,7 @@ libraries; and the halves against references on the same chunks: BM25 by bm25s, 
 from __future__ import annotations
 
 import ast
+import json
 import random
 import re
 import sysconfig
@@ -21,11 +22,12 @@ import bm25s
 import numpy as np
 import snowballstemmer
 
-from store.chunking import chunk
+from daemon.evaluation import beir
+from daemon.settings import Settings
 from store.embedding import Embedder, open_embedder
 from store.memory import Memory
 from store.search import HYBRID, Ranking
-from store.types import Batch, Hit, Labels, Place, Section, Stat, Upsert
+from store.types import Hit
 from store.words import COMMON
 from trainers.metrics import mean, ndcg
 
@@ -58,10 +60,11 @@ def measure(embedder: Embedder, pairs: Sequence[tuple[str, str]], questions: int
     """nDCG@10 over the first `questions`."""
     with (
         tempfile.TemporaryDirectory(prefix="memex-bench-") as name,
-        Memory(Path(name), embedder, write=True, generation={"bench": 1}) as memory,
+        Memory(Path(name) / "state", embedder, write=True, generation={"bench": 1}) as memory,
     ):
-        load(memory, [text for _, text in pairs])
-        memory.maintain()
+        corpus = ({"_id": str(number), "text": text} for number, (_, text) in enumerate(pairs))
+        (Path(name) / beir.CORPUS).write_text("".join(json.dumps(one) + "\n" for one in corpus))
+        beir.load(Path(name), memory, Settings(), lambda done, total: None)
         rankings = {"vector": Ranking("vector"), "text": Ranking("text"), "hybrid": HYBRID}
         ways: dict[str, Ranked] = {way: _by_memory(memory, ranking) for way, ranking in rankings.items()}
         ways["bm25"], ways["plain_bm25"], ways["exact"] = _references(memory)
@@ -82,34 +85,11 @@ def measure(embedder: Embedder, pairs: Sequence[tuple[str, str]], questions: int
     }
 
 
-def load(memory: Memory, texts: Sequence[str]) -> None:
-    """Commit the texts as documents named by their numbers, cut as the ingester does by default."""
-    for start in range(0, len(texts), 64):
-        cut = [chunk([Section(text)], memory.embedder.spans, 200, 30) for text in texts[start : start + 64]]
-        vectors, _ = memory.embed([one.text for chunks in cut for one in chunks])
-        upserts, taken = [], 0
-        for number, chunks in enumerate(cut, start=start):
-            upserts.append(
-                Upsert(
-                    document_id=str(number),
-                    place=Place("docs", b"%d" % number, f"/docs/{number}"),
-                    stat=Stat(1, 1, number),
-                    content=str(number),
-                    labels=Labels(),
-                    chunks=chunks,
-                    vectors=vectors[taken : taken + len(chunks)],
-                    embedded_at=memory.clock(),
-                )
-            )
-            taken += len(chunks)
-        memory.commit(Batch(upserts=tuple(upserts)))
-
-
 def _by_memory(memory: Memory, ranking: Ranking) -> Ranked:
     def rank(query: str) -> list[str]:
         memory.ranking = ranking
         hits = memory.search(query, DEEP).hits
-        return list(dict.fromkeys(Path(path).name for hit in hits for path in (hit.path, *hit.places)))
+        return list(dict.fromkeys(path for hit in hits for path in (hit.path, *hit.places)))
 
     return rank
 
@@ -126,7 +106,7 @@ def _references(memory: Memory) -> tuple[Ranked, Ranked, Ranked]:
 
     def documents(scores: Any) -> list[str]:
         best = np.argsort(-scores, kind="stable")[: 4 * DEEP]
-        return list(dict.fromkeys(hits[i].document_id for i in best if scores[i] > 0))
+        return list(dict.fromkeys(hits[i].path for i in best if scores[i] > 0))
 
     return (
         lambda query: documents(stemmed.get_scores(_telling(_stems(query)))),
