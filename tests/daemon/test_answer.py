@@ -156,6 +156,16 @@ def test_the_best_passage_may_stand_next_to_the_question(kitchen: World) -> None
     assert last.index("220 degrees.") > last.index("toast")
 
 
+def test_asked_one_by_one_the_best_passage_wins_whatever_the_order(kitchen: World) -> None:
+    kitchen.write("cake.txt", "Cake takes 40 minutes as well.")
+    kitchen.sync()
+    for order in ("best_first", "best_last"):
+        kitchen.reopen(retrieval=Retrieval(order=order, aggregate="one_by_one", min_score=-1))
+        answer = put(kitchen, Model("40 minutes"), "Bread bakes for how many minutes at 220 degrees?")
+        (citation,) = answer.citations
+        assert citation.passage.document_id == answer.found.hits[0].document_id
+
+
 def test_passages_leave_room_for_the_question_and_the_answer(kitchen: World) -> None:
     kitchen.reopen(retrieval=Retrieval(min_score=-1))
     model = Model("40 minutes")
