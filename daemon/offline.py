@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from daemon import operations
+from daemon.collecting import plan
 from daemon.operations.backups import backup, restore
 from daemon.progress import Bar
-from daemon.refresh import plan, refresh
+from daemon.refresh import refresh
 from daemon.runtime import Progress, Runtime
 from daemon.settings import Settings
 from store.errors import NotFound
@@ -49,7 +50,10 @@ def perform(settings: Settings, operation: str, arguments: dict[str, Any], *, sh
                 def on_stage(stage: dict[str, Any]) -> None:
                     bar.draw_status({"refreshing": stage})
 
-                return refresh(runtime, trigger="by hand", on_progress=on_stage, stop=threading.Event())
+                control = arguments.get("control")
+                return refresh(
+                    runtime, trigger="by hand", on_progress=on_stage, stop=threading.Event(), control=control
+                )
         if operation == "refresh":
             return plan(runtime, arguments.get("whole", False))
         with Bar(operation, show_progress) as bar:

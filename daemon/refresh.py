@@ -5,30 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from daemon.citations import MARK
-from daemon.quarantine import Quarantine
+from daemon.collecting import TRAINING_SHARE, Control, Json, collect, power
 from daemon.runtime import Runtime
 from store.errors import TrainingFailed
-from store.types import Ended, Example, Head, Retrieval
-from trainers import cycle, gate, lora
+from store.types import Ended, Head
+from trainers import cycle, examples, lora
 from trainers.child import run_child
-from trainers.examples import Answered, Recipe, build
-from trainers.model import resolve
-
-NEWEST_DOCUMENTS = 200  # whose chunks questions are made from
-LATEST_RETRIEVALS = 200
-TRAINING_SHARE = 0.6  # of the minutes; the rest is for evaluating
-SECONDS_PER_ITEM = 4.0  # to evaluate one item with both models, on two slow cores
-MOST_ITEMS = 200
-
-Result = TypeVar("Result")
-Json = dict[str, Any]
+from trainers.files import write_json
+from trainers.model import first_layer, resolve
 
 
 def refresh(
@@ -37,105 +27,78 @@ def refresh(
     trigger: str,
     on_progress: Callable[[Json], None],
     stop: threading.Event,
+    control: Control | None = None,
 ) -> Json:
     """Learn from the latest retrievals and the newest chunks; let the candidate serve if it passes the gate.
 
-    Anything but a promotion leaves the head as it was. Raises TrainingFailed when there is nothing to learn from or the
-    child fails; the run is kept as failed then.
+    Anything but a promotion leaves the head as it was, and so does a control, whatever it finds. A cycle that was
+    stopped or killed is gone on with. Raises TrainingFailed when there is nothing to learn from or the child fails; the
+    run is kept as failed then.
     """
     memory, head, write = runtime.memory, runtime.memory.head(), runtime.write
-    run = write(lambda: memory.journal.begin_run(trigger=trigger, move=head.move, incumbent=head.adapter))
-    folder = runtime.settings.state_dir / "refresh" / f"{run:04d}"
+    run, folder = _begun(runtime, f"control {control}" if control else trigger, head, control)
+    on_progress({"stage": f"collect ({power(runtime)})", "done": 0, "total": 1})
     try:
-        examples = collect(runtime, run)
-        if not any(example.split == "train" for example in examples):
-            raise TrainingFailed("no questions could be made from the documents yet; ingest more, or ask and judge")
-        write(lambda: memory.journal.add_examples(run, examples))
-        cycle.write_job(folder, _job(runtime, head), examples)
+        if not (folder / cycle.JOB).is_file():
+            _prepare(runtime, run, folder, head, control)
+        if control == "aa":
+            _train_the_other(runtime, folder, on_progress, stop)
         evidence = _train_and_evaluate(runtime, folder, on_progress, stop)
-        decision = gate.decide(_pairs(evidence), seed=run)
-        metrics = {
-            "fresh_f1": asdict(decision.evidence["fresh"]),
-            "guards": {name: asdict(one) for name, one in decision.evidence.items() if name != "fresh" and one.items},
-            "steps": evidence["steps"],
-            "first_loss": evidence["losses"][0],
-            "last_loss": evidence["losses"][-1],
-            "tokens": evidence["tokens"],
-            "seconds": evidence["seconds"],
-        }
-        return write(  # type: ignore[no-any-return]
-            lambda: _conclude(runtime, run, folder, head, decision, metrics, len(examples), evidence)
-        )
+        if control:
+            return write(lambda: _note_control(runtime, run, control, evidence))  # type: ignore[no-any-return]
+        return write(lambda: _conclude(runtime, run, folder, head, evidence))  # type: ignore[no-any-return]
     except Exception as error:
-        reason = str(error)
-        write(lambda: memory.journal.end_run(Ended(run, "failed", reason)))
+        if not stop.is_set():  # else the next start goes on with it
+            reason = str(error)
+            write(lambda: memory.journal.end_run(Ended(run, "failed", reason)))
         raise
     finally:
-        shutil.rmtree(folder / cycle.ADAPTER, ignore_errors=True)  # moved away by then, if it is to be kept
+        if not stop.is_set():
+            shutil.rmtree(folder / cycle.ADAPTER, ignore_errors=True)  # moved away by then, if it is to be kept
 
 
-def collect(runtime: Runtime, episode: int) -> list[Example]:
-    """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor."""
-    memory = runtime.memory
-    live = sorted(memory.live_at(memory.head()).values(), key=lambda one: (one.ingested_at, one.path), reverse=True)
-    quarantine = Quarantine(memory, runtime.settings.refresh.quarantine)
-    newest = [one.document_id for one in live if not quarantine.holds(one.document_id)][:NEWEST_DOCUMENTS]
-    rank = {document_id: number for number, document_id in enumerate(newest)}
-    chunks = sorted(memory.chunks(newest), key=lambda hit: (rank[hit.document_id], hit.position))
-    judged = [one for one in memory.journal.judged(LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
-    return build(
-        chunks,
-        lambda question, k: quarantine.outside(memory.search(question, k).hits),
-        [answered for one in judged if (answered := _answered(runtime, one, quarantine))],
-        [one for one in memory.journal.examples() if not quarantine.touches_example(one)],
-        _recipe(runtime),
-        seed=0,
-        episode=episode,
-    )
+def _begun(runtime: Runtime, trigger: str, head: Head, control: Control | None) -> tuple[int, Path]:
+    """The run that a kill cut off, if what it compares with still serves; else a new one, with its examples and job."""
+    memory, write = runtime.memory, runtime.write
+    for cut in memory.journal.interrupted():
+        folder = folder_of(runtime, cut.run)
+        if (folder / cycle.JOB).is_file() and cut.incumbent == head.adapter and not control:
+            return cut.run, folder
+        ended = Ended(cut.run, "failed", "memex ended during the cycle, and what served then serves no more")
+        write(partial(memory.journal.end_run, ended))
+    run = write(lambda: memory.journal.begin_run(trigger=trigger, move=head.move, incumbent=head.adapter))
+    return run, folder_of(runtime, run)
 
 
-def plan(runtime: Runtime, whole: bool = False) -> Json:
-    """What a cycle would learn from now, with `whole` each example as it is; learns nothing."""
-    examples = collect(runtime, episode=0)
-    return {
-        **({"whole": [asdict(example) for example in examples]} if whole else {}),
-        "dry_run": True,
-        "examples": len(examples),
-        "counts": dict(Counter(example.split for example in examples)),
-        "shown": [
-            {key: getattr(example, key) for key in ("split", "kind", "question", "target", "document_id")}
-            for example in examples
-        ],
-    }
+def folder_of(runtime: Runtime, run: int) -> Path:
+    return runtime.settings.state_dir / "refresh" / f"{run:04d}"
 
 
-def _recipe(runtime: Runtime) -> Recipe:
-    """As many items as the budget lets train and evaluate: half of those to evaluate are fresh, the rest guards."""
-    settings = runtime.settings.refresh
-    items = min(MOST_ITEMS, int(60 * settings.minutes * (1 - TRAINING_SHARE) / SECONDS_PER_ITEM))
-    guard = items // 6
-    return Recipe(
-        train=min(settings.max_steps * lora.Settings().accumulate, 4 * Recipe().train),
-        fresh=items // 2,
-        anchor=guard,
-        noise=guard,
-        abstain=guard,
-        replay=settings.replay,
-        passages=1 + settings.distractors,
-    )
+def _prepare(runtime: Runtime, run: int, folder: Path, head: Head, control: Control | None) -> None:
+    """Put the run's examples into the catalogue, and with its job into its folder. Raises TrainingFailed."""
+    examples = collect(runtime, run, control)
+    if not any(example.split == "train" for example in examples):
+        raise TrainingFailed("no questions could be made from the documents yet; ingest more, or ask and judge")
+    if control is None:  # what a control shows is no part of what was learned
+        runtime.write(lambda: runtime.memory.journal.add_examples(run, examples))
+    cycle.write_job(folder, _job(runtime, head), examples)
 
 
 def _job(runtime: Runtime, head: Head) -> cycle.Job:
-    settings = runtime.settings
+    settings, memory = runtime.settings, runtime.memory
+    incumbent = None if head.adapter is None else str(memory.adapter_folder(head.adapter))
+    base = resolve(settings.generator.model, runtime.models_dir())
     return cycle.Job(
-        base=str(resolve(settings.generator.model, runtime.models_dir())),
-        incumbent=None if head.adapter is None else str(runtime.memory.adapter_folder(head.adapter)),
+        base=str(base),
+        incumbent=incumbent,
+        start=incumbent if settings.refresh.warm_start else None,
         training=lora.Settings(
             rank=settings.refresh.rank,
+            first_layer=first_layer(base, settings.refresh.layers),
             max_steps=settings.refresh.max_steps,
             minutes=settings.refresh.minutes * TRAINING_SHARE,
         ),
-        max_items=MOST_ITEMS,
+        memory_mb=settings.limits.memory_mb or None,
         threads=settings.limits.threads or None,
         device=settings.generator.device,
     )
@@ -155,20 +118,33 @@ def _train_and_evaluate(
     )
 
 
-def _conclude(
-    runtime: Runtime,
-    run: int,
-    folder: Path,
-    before: Head,
-    decision: gate.Decision,
-    metrics: Json,
-    examples: int,
-    evidence: Mapping[str, Any],
-) -> Json:
+def _train_the_other(
+    runtime: Runtime, folder: Path, on_progress: Callable[[Json], None], stop: threading.Event
+) -> None:
+    """Of an A/A control: train what the candidate is compared with, the same but for the seed."""
+    job = cycle.read_job(folder)
+    other = folder / "other"
+    learned = [example for example in examples.read(folder / cycle.EXAMPLES) if example.split == "train"]
+    cycle.write_job(other, replace(job, training=replace(job.training, seed=job.training.seed + 1)), learned)
+    _train_and_evaluate(runtime, other, on_progress, stop)
+    write_json(folder / cycle.JOB, asdict(replace(job, incumbent=str(other / cycle.ADAPTER))))
+
+
+def _note_control(runtime: Runtime, run: int, control: Control, evidence: Mapping[str, Any]) -> Json:
+    """A control changes nothing, whatever its gate says."""
+    decision = evidence["decision"]
+    reason = f"the gate would {decision['outcome']}: {decision['reason']}"
+    metrics = {**_metrics(evidence), "control": control, "outcome": decision["outcome"]}
+    runtime.memory.journal.end_run(Ended(run, "control", reason, None, evidence["examples"], metrics))
+    shutil.rmtree(folder_of(runtime, run), ignore_errors=True)
+    return _result(runtime, run)
+
+
+def _conclude(runtime: Runtime, run: int, folder: Path, before: Head, evidence: Mapping[str, Any]) -> Json:
     """Number the candidate, keep it, and move the head to it if it won. Runs on the thread that writes."""
     memory = runtime.memory
-    outcome: str = decision.outcome
-    reason = decision.reason
+    outcome: str = evidence["decision"]["outcome"]
+    reason: str = evidence["decision"]["reason"]
     if memory.head().adapter != before.adapter:
         outcome, reason = "inconclusive", "another adapter began to serve during the cycle; run it again"
     adapter = memory.journal.add_adapter(run, base=runtime.settings.generator.model, sha256=evidence["adapter_sha256"])
@@ -176,33 +152,39 @@ def _conclude(
     kept.parent.mkdir(exist_ok=True)
     shutil.rmtree(kept, ignore_errors=True)  # of a run that was killed before its adapter had a row
     os.rename(folder / cycle.ADAPTER, kept)
-    how = Ended(run, outcome, reason, adapter, examples, metrics)
+    (folder / cycle.CHECKPOINT).unlink(missing_ok=True)
+    how = Ended(run, outcome, reason, adapter, evidence["examples"], _metrics(evidence))
     if outcome == "promote":
         memory.promote(adapter, how)
     else:
         memory.journal.end_run(how)
-    ended = memory.journal.run(run)
-    assert ended.finished_at is not None
+    return _result(runtime, run)
+
+
+def _metrics(evidence: Mapping[str, Any]) -> Json:
+    sets = evidence["decision"]["evidence"]
     return {
-        "run": run,
-        "decision": outcome,
-        "reason": reason,
-        "examples": examples,
-        "adapter": adapter,
-        "metrics": metrics,
-        "seconds": round((ended.finished_at - ended.started_at).total_seconds(), 1),
+        "fresh_f1": sets["fresh"],
+        "guards": {name: one for name, one in sets.items() if name != "fresh" and one["items"]},
+        "episodes": evidence["episodes"],
+        "steps": evidence["steps"],
+        "best_step": evidence["best_step"],
+        "first_loss": evidence["losses"][0],
+        "last_loss": evidence["losses"][-1],
+        "tokens": evidence["tokens"],
+        "seconds": evidence["seconds"],
     }
 
 
-def _pairs(evidence: Mapping[str, Any]) -> list[gate.Pair]:
-    return [
-        gate.Pair(item["example_id"], item["set"], item["document_id"], item["candidate"], item["incumbent"])
-        for item in evidence["items"]
-    ]
-
-
-def _answered(runtime: Runtime, retrieval: Retrieval, quarantine: Quarantine) -> Answered | None:
-    """A judged retrieval as the trainers take it; None when nothing that it found is left and trusted."""
-    answer = retrieval.correction or MARK.sub("", retrieval.answer or "").strip()
-    hits = quarantine.outside(runtime.memory.by_id([hit["chunk_id"] for hit in retrieval.hits]))
-    return Answered(retrieval.query, answer, tuple(hits)) if answer and hits else None
+def _result(runtime: Runtime, run: int) -> Json:
+    ended = runtime.memory.journal.run(run)
+    assert ended.finished_at is not None
+    return {
+        "run": run,
+        "decision": ended.decision,
+        "reason": ended.reason,
+        "examples": ended.examples,
+        "adapter": ended.adapter,
+        "metrics": ended.metrics,
+        "seconds": round((ended.finished_at - ended.started_at).total_seconds(), 1),
+    }

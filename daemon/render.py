@@ -231,7 +231,7 @@ def refresh_counts(found: Json) -> str:
 
 
 def refresh_plan(found: Json) -> str:
-    lines = [refresh_counts(found)]
+    lines = [refresh_counts(found), found["power"]]
     for one in found["shown"]:
         lines.append(f"[{one['split']}/{one['kind']}] {one['question']}\n    -> {one['target']}")
     return "\n".join(lines)

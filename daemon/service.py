@@ -21,10 +21,11 @@ from typing import Any
 from daemon import heap, notify, operations
 from daemon.api.server import Api
 from daemon.aside import Aside
+from daemon.collecting import Control, plan
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
 from daemon.operations.backups import backup
-from daemon.refresh import plan, refresh
+from daemon.refresh import refresh
 from daemon.runtime import Progress, Runtime
 from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
@@ -126,6 +127,8 @@ class Service:
         if settings.refresh.learn:
             self.scheduler.cron("refresh", settings.refresh.schedule, lambda: self._refresh_aside("schedule"))
             self.scheduler.every("retrievals", LOOK_SECONDS, self._refresh_if_asked_enough)
+            if self.runtime.memory.journal.interrupted():
+                self._refresh_aside("resumed")
 
     # --- the writer --------------------------------------------------------------------------------------------
 
@@ -248,10 +251,10 @@ class Service:
     def _refresh_aside(self, trigger: str) -> None:
         self._refreshes.start(lambda: self._refresh(trigger))
 
-    def _refresh(self, trigger: str) -> dict[str, Any]:
+    def _refresh(self, trigger: str, control: Control | None = None) -> dict[str, Any]:
         """One cycle, from a thread that is not the writer's; its commits go through the inbox."""
         with self._refreshes.alone() as tell:
-            result = refresh(self.runtime, trigger=trigger, on_progress=tell, stop=self._stop)
+            result = refresh(self.runtime, trigger=trigger, on_progress=tell, stop=self._stop, control=control)
         log.info("refresh %s: %s, %s", result["run"], result["decision"], result["reason"])
         return result
 
@@ -317,11 +320,13 @@ class Service:
         bound["backup"] = self._backup_now
         return bound
 
-    def _refresh_now(self, dry_run: bool = False, whole: bool = False) -> dict[str, Any]:
+    def _refresh_now(
+        self, dry_run: bool = False, whole: bool = False, control: Control | None = None
+    ) -> dict[str, Any]:
         """Run one learning cycle and wait for its decision."""
         if dry_run:
             return plan(self.runtime, whole)
-        return self._refresh("by hand")
+        return self._refresh("by hand", control)
 
     def _backup_now(self, dir: str) -> dict[str, Any]:
         """Make a folder a copy of the memory."""

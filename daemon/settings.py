@@ -170,6 +170,10 @@ class Refresh(Section):
     rank: Whole = 8
     replay: Share = 0.1
     distractors: Count = 3
+    layers: Count = 0
+    warm_start: bool = True
+    min_gain: Amount = 0.15
+    questions: str = ""
     quarantine: tuple[Annotated[str, AfterValidator(_quarantined)], ...] = ()
 
 

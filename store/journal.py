@@ -97,6 +97,11 @@ class Journal:
         with self._database.read() as session:
             return learning.runs(session)
 
+    def interrupted(self) -> list[Run]:
+        """The cycles that a kill cut off, newest first."""
+        with self._database.read() as session:
+            return learning.interrupted(session)
+
     def run(self, number: int) -> Run:
         with self._database.read() as session:
             found = learning.run(session, number)

@@ -84,7 +84,7 @@ def recover(database: Database, vectors: Generations, cache: EmbeddingCache, now
     if forgotten:
         forgetting_of_documents.complete(database, vectors, cache, database.path.parent, now)
     with database.write() as session:
-        learning.end_unfinished_runs(session, now)
+        learning.interrupt_runs(session)
         head = heads.head(session)
     assert head is not None
     _put_aside(database, vectors, head, now)

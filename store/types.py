@@ -301,6 +301,7 @@ class Passage:
     document_id: str
     text: str
     location: str = ""
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +313,7 @@ class Example:
     """
 
     example_id: str
-    kind: str  # feedback, heading, cloze, definition
+    kind: str  # feedback, given, heading, cloze, definition, entry
     question: str
     passages: tuple[Passage, ...]
     target: str
@@ -321,6 +322,7 @@ class Example:
     document_id: str  # the split is by document
     episode: int = 0  # the refresh that first used it
     split: str = ""  # train, fresh, anchor, noise, abstain
+    weight: float = 1.0  # how much it counts in training
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,33 +2,44 @@
 
 Reads RUN_DIR/job.json and RUN_DIR/examples.jsonl. Trains on the examples whose split is train, evaluates the candidate
 and the incumbent (or the base model) on the same held-out ones, and writes adapter/ (card last), then
-evidence.json, which is the sign that the run is whole. progress.json tells where it is.
+evidence.json, which is the sign that the run is whole. progress.json tells where it is. A run that was killed goes on
+from checkpoint.safetensors and from the answers that it kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from store.types import Example
-from trainers import evaluate, examples, lora, prompt
+from trainers import answers, evaluate, examples, gate, lora, prompt
+from trainers.answers import Answers
+from trainers.evaluate import Score
 from trainers.files import write_json
 from trainers.model import LanguageModel
+from trainers.packing import Item, page
+from trainers.precision import bf16_pays
+from trainers.training import train
 
 JOB = "job.json"
 EXAMPLES = "examples.jsonl"
 PROGRESS = "progress.json"
 ADAPTER = "adapter"
 EVIDENCE = "evidence.json"
+CHECKPOINT = "checkpoint.safetensors"
+KEPT_BACK = 12  # one page of so many is not trained on, and says when to stop
+SHORT_MB = 3000  # what training a small model with its activations kept takes, and a bit
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,10 +49,10 @@ class Job:
 
     base: str  # the model's directory, as trainers.model.resolve gave it
     incumbent: str | None = None  # the serving adapter's directory
+    start: str | None = None  # the adapter to go on from; None: a new one
     training: lora.Settings = field(default_factory=lora.Settings)
     max_new_tokens: int = 24
-    batch: int = 8  # chats evaluated at once
-    max_items: int = 32  # evaluated per set
+    memory_mb: int | None = None  # the cap that the child runs under
     threads: int | None = None
     device: str = "auto"
 
@@ -60,53 +71,50 @@ def read_job(run_dir: Path) -> Job:
 
 
 def run(run_dir: Path) -> None:
-    """The whole child. Raises TrainingFailed, MissingModel or Corrupt; what it wrote by then has no evidence.json."""
+    """The whole child. Raises TrainingFailed, MissingModel or Corrupt; what it wrote by then has no evidence.json, and
+    another child goes on from it."""
     job = read_job(run_dir)
     given = list(examples.read(run_dir / EXAMPLES))
-    started = time.monotonic()
-
-    def progress(stage: str) -> Callable[[int, int], None]:
-        def tell(done: int, total: int) -> None:
-            seconds = round(time.monotonic() - started, 1)
-            write_json(run_dir / PROGRESS, {"stage": stage, "done": done, "total": total, "seconds": seconds})
-
-        tell(0, 0)
-        return tell
-
-    tell = progress("load")
+    tell = _Teller(run_dir)
+    tell("load", 0, 1)
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
-    tell(1, 1)
+    settings = replace(job.training, bf16=bf16_pays(model.model), save_memory=_is_short(job.memory_mb))
     learned = [example for example in given if example.split == "train"]
-    items = [
-        lora.Item(
-            tuple(model.encode(prompt.messages(example.question, example.passages))),
-            tuple(model.encode_answer(example.target)),
-        )
-        for example in learned
-    ]
-    training = lora.train(model.model, items, job.training, progress("train"))
-    held_out = _capped([example for example in given if example.split != "train"], job.max_items)
-    began = time.monotonic()
-    candidate = evaluate.evaluate(model, held_out, job.max_new_tokens, job.batch, progress("evaluate candidate"))
-    card = lora.save(
+    pages = [page([_item(model, example) for example in group]) for group in examples.by_passages(learned)]
+    kept_back = len(pages) // KEPT_BACK
+    lora.prepare(model.model, settings, Path(job.start) if job.start else None, model.fingerprint)
+    training = train(
         model.model,
+        pages[kept_back:],
+        pages[:kept_back],
+        settings,
+        partial(tell, "train"),
+        resume=run_dir / CHECKPOINT,
+    )
+    lora.finish(model.model, settings)
+    sha256 = lora.save(model.model, run_dir / ADAPTER, settings)
+    began = time.monotonic()
+    candidate, incumbent, decision = _judge(model, job, sha256, given, Answers(run_dir.parent / answers.FILE), tell)
+    lora.write_card(
         run_dir / ADAPTER,
-        job.training,
+        settings,
         {
+            "kind": "generator",
             "base": {"name": Path(job.base).name, "sha256": model.fingerprint},
+            "start": job.start and Path(job.start).name,
+            "episode": max((example.episode for example in learned), default=0),
             "examples": [example.example_id for example in learned],
             "documents": sorted({passage.document_id for example in learned for passage in example.passages}),
             "metrics": evaluate.summary(candidate),
         },
     )
-    model.use_adapter(Path(job.incumbent) if job.incumbent else None)
-    incumbent = evaluate.evaluate(model, held_out, job.max_new_tokens, job.batch, progress("evaluate incumbent"))
     evidence = {
         "items": [
             {
                 "example_id": new.example_id,
                 "set": new.set,
                 "document_id": new.document_id,
+                "episode": new.episode,
                 "candidate": new.value,
                 "incumbent": old.value,
                 "candidate_text": new.text,
@@ -114,27 +122,96 @@ def run(run_dir: Path) -> None:
             }
             for new, old in zip(candidate, incumbent, strict=True)
         ],
+        "decision": asdict(decision),
         "summary": {"candidate": evaluate.summary(candidate), "incumbent": evaluate.summary(incumbent)},
+        "episodes": evaluate.by_episode(candidate),
+        "examples": len(given),
         "incumbent": job.incumbent,
-        "adapter_sha256": card["sha256"],
+        "adapter_sha256": sha256,
         "losses": training.losses,
+        "held_out": training.held_out,
         "steps": len(training.losses),
-        "trained_on": len(learned),
+        "best_step": training.best,
+        "trained_on": training.examples,
         "tokens": training.tokens,
         "seconds": {"train": training.seconds, "evaluate": time.monotonic() - began},
     }
     write_json(run_dir / EVIDENCE, evidence)
-    progress("done")(1, 1)
+    tell("done", 1, 1)
 
 
-def _capped(held_out: Sequence[Example], limit: int) -> list[Example]:
-    """At most `limit` examples of each set, the first ones."""
-    kept: dict[str, list[Example]] = {}
-    for example in held_out:
-        group = kept.setdefault(example.split, [])
-        if len(group) < limit:
-            group.append(example)
-    return [example for group in kept.values() for example in group]
+def _judge(
+    model: LanguageModel, job: Job, candidate_key: str, given: Sequence[Example], kept: Answers, tell: _Teller
+) -> tuple[list[Score], list[Score], gate.Decision]:
+    """The scores of candidate and incumbent on the same items, and the decision: looked at a few times on the way
+    (`gate.LOOKS`), and no further than it takes to be certain."""
+    arms: dict[str, tuple[str, str | None]] = {
+        "candidate": (candidate_key, lora.CANDIDATE),
+        "incumbent": (model.fingerprint, None),
+    }
+    if job.incumbent:
+        incumbent = Path(job.incumbent)
+        attached = lora.attach(model.model, incumbent, model.fingerprint)
+        arms["incumbent"] = (lora.read_card(incumbent)["sha256"], attached)
+    scores: dict[str, list[Score]] = {}
+    for arm, (_, name) in arms.items():
+        lora.activate(model.model, name)
+        scores[arm] = evaluate.general(model)
+    pages = examples.by_passages(_mixed([example for example in given if example.split != "train"]))
+    total = 2 * sum(map(len, pages))
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        tell("evaluate", done, total)
+
+    seen = 0
+    for share, level in gate.LOOKS:
+        upto = round(share * len(pages))
+        block = [example for one in pages[seen:upto] for example in one]
+        seen = upto
+        for arm, (key, name) in arms.items():
+            lora.activate(model.model, name)
+            scores[arm] += evaluate.answer(model, key, block, kept, job.max_new_tokens, count)
+        decision = gate.decide(_pairs(scores["candidate"], scores["incumbent"]), seed=job.training.seed, level=level)
+        if gate.is_certain(decision):
+            break
+    return scores["candidate"], scores["incumbent"], decision
+
+
+def _pairs(candidate: Sequence[Score], incumbent: Sequence[Score]) -> list[gate.Pair]:
+    return [
+        gate.Pair(new.example_id, new.set, new.document_id, new.value, old.value)
+        for new, old in zip(candidate, incumbent, strict=True)
+    ]
+
+
+def _mixed(held_out: Sequence[Example]) -> list[Example]:
+    """In an order in which each part has its share of every set, pages kept together."""
+    return sorted(held_out, key=lambda example: hashlib.sha256(repr(example.passages).encode()).digest())
+
+
+def _item(model: LanguageModel, example: Example) -> Item:
+    asked = model.encode(prompt.messages(example.question, example.passages))
+    return Item(tuple(asked), tuple(model.encode_answer(example.target)), example.weight)
+
+
+def _is_short(memory_mb: int | None) -> bool:
+    """Whether activations are better computed twice than kept."""
+    return memory_mb is not None and memory_mb < SHORT_MB
+
+
+class _Teller:
+    """Writes progress.json: the stage, how much of it is done, and the seconds since the start."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / PROGRESS
+        self._started = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        seconds = round(time.monotonic() - self._started, 1)
+        write_json(self._path, {"stage": stage, "done": done, "total": total, "seconds": seconds})
 
 
 def limit(nice: int, memory_mb: int | None, parent: int) -> None:

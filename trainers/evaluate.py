@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from store.types import Example
 from trainers import prompt
+from trainers.answers import Answers
+from trainers.examples import by_passages
 from trainers.metrics import exact_match, token_f1
 from trainers.model import LanguageModel
 
@@ -48,6 +50,7 @@ class Score:
     value: float
     exact: float
     absent: bool  # the model said that the answer is not there
+    episode: int = 0  # of the example
 
 
 def score(example: Example, text: str) -> Score:
@@ -57,26 +60,28 @@ def score(example: Example, text: str) -> Score:
         value = exact = float(absent)
     else:
         value, exact = (0.0, 0.0) if absent else (token_f1(text, example.answers), exact_match(text, example.answers))
-    return Score(example.example_id, example.split, example.document_id, text, value, exact, absent)
+    return Score(example.example_id, example.split, example.document_id, text, value, exact, absent, example.episode)
 
 
-def evaluate(
+def answer(
     model: LanguageModel,
+    key: str,
     examples: Sequence[Example],
+    kept: Answers,
     max_new_tokens: int,
-    batch: int = 8,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int], None] = lambda answers: None,
 ) -> list[Score]:
-    """Answer and score every example with the adapter in use, in the examples' order; then the general text."""
-    chats = {example.example_id: prompt.messages(example.question, example.passages) for example in examples}
-    # Like lengths together: padding is work for nothing.
-    by_length = sorted(chats, key=lambda key: (len(model.encode(chats[key])), key))
-    texts: dict[str, str] = {}
-    for start in range(0, len(by_length), batch):
-        keys = by_length[start : start + batch]
-        texts.update(zip(keys, model.generate_batch([chats[key] for key in keys], max_new_tokens), strict=True))
-        progress(len(texts), len(by_length))
-    return [score(example, texts[example.example_id]) for example in examples] + general(model)
+    """Answer and score examples with the adapter in use, those on the same passages at once; in the examples' order.
+
+    `key` names the model in `kept`: what is there is not asked again. `progress` gets how many answers came.
+    """
+    for page in by_passages(examples):
+        asked = [example for example in page if kept.get(key, example.example_id) is None]
+        if asked:
+            texts = model.generate_batch([prompt.messages(one.question, one.passages) for one in asked], max_new_tokens)
+            kept.keep(key, {one.example_id: text for one, text in zip(asked, texts, strict=True)})
+        progress(len(page))
+    return [score(example, kept.get(key, example.example_id) or "") for example in examples]
 
 
 def general(model: LanguageModel) -> list[Score]:
@@ -97,6 +102,13 @@ def summary(scores: Sequence[Score]) -> dict[str, float]:
         figures["exact"] = _mean([score.exact for score in answered])
         figures["false_refusals"] = _mean([float(score.absent) for score in answered])
     return figures
+
+
+def by_episode(scores: Sequence[Score]) -> dict[str, float]:
+    """The mean F1 on what each episode held out: a row of the forgetting matrix."""
+    asked = [score for score in scores if score.set in ("fresh", "anchor")]
+    episodes = sorted({score.episode for score in asked})
+    return {str(one): _mean([score.value for score in asked if score.episode == one]) for one in episodes}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,9 +6,11 @@ The win must hold twice, as each test alone is too kind to few documents: a pair
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -16,10 +18,14 @@ import numpy as np
 Outcome = Literal["promote", "reject", "inconclusive"]
 
 FRESH = "fresh"
-# How far a guard's mean may fall with 95% confidence: shares of 1, and nats per token for general text.
+# How far a guard's mean may fall, with confidence: shares of 1, and nats per token for general text.
 MARGINS: Mapping[str, float] = {"anchor": 0.05, "noise": 0.05, "abstain": 0.1, "general": 0.05}
-CONFIDENCE = 0.95
 RESAMPLES = 4000
+# The share of the items by each look, and the chance of a wrong promotion that is spent there: 0.05 in all, by the
+# spending function of Lan and DeMets (1983) that is like O'Brien and Fleming's bounds.
+LOOKS: Sequence[tuple[float, float]] = ((0.5, 0.0056), (0.75, 0.018), (1.0, 0.0264))
+SPREAD = 0.45  # standard deviation of an item's paired difference in F1, as seen in cycles of the default model
+POWER = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One set's result. `lower` and `upper` bound the mean difference, one-sided 95% each; nan for an empty set."""
+    """One set's result. `lower` and `upper` bound the mean difference, one-sided each; nan for an empty set."""
 
     items: int
     documents: int
@@ -60,13 +66,15 @@ def decide(
     margins: Mapping[str, float] = MARGINS,
     min_items: int = 20,
     min_documents: int = 8,
+    level: float = LOOKS[-1][1],
 ) -> Decision:
     """Promote only a proven gain on fresh with every guard proven within its margin.
 
-    Reject what is not better on fresh or fell past a margin; everything unproven is inconclusive. Equal scores never
-    promote. An empty guard set cannot veto, and is named. Deterministic for a seed.
+    `level` is the chance that one test errs. Reject what is not better on fresh or fell past a margin; everything
+    unproven is inconclusive. Equal scores never promote. An empty guard set cannot veto, and is named. Deterministic
+    for a seed.
     """
-    evidence = {name: _measure([pair for pair in pairs if pair.set == name], seed) for name in (FRESH, *margins)}
+    evidence = {name: _measure([pair for pair in pairs if pair.set == name], seed, level) for name in (FRESH, *margins)}
     fresh = evidence[FRESH]
     sign_p = _sign_test([pair for pair in pairs if pair.set == FRESH])
     empty = [name for name in margins if evidence[name].items == 0]
@@ -88,7 +96,7 @@ def decide(
     fell = [name for name, guard in guards.items() if guard.difference <= -margins[name]]
     if fell:
         return decided("reject", f"guard fell past its margin: {_told(guards, fell)}; {gain}")
-    if fresh.lower <= 0 or sign_p > 1 - CONFIDENCE:
+    if fresh.lower <= 0 or sign_p > level:
         return decided("inconclusive", f"the gain may be chance: {gain}, sign test p = {sign_p:.3f}")
     unsure = [name for name, guard in guards.items() if guard.lower <= -margins[name]]
     if unsure:
@@ -96,11 +104,32 @@ def decide(
     return decided("promote", f"{gain}, sign test p = {sign_p:.3f}, guards held")
 
 
+def is_certain(decision: Decision, margins: Mapping[str, float] = MARGINS) -> bool:
+    """Whether more items need not be looked at: a promotion, or a rejection where an upper bound says so too."""
+    if decision.outcome != "reject":
+        return decision.outcome == "promote"
+    evidence = decision.evidence
+    return evidence[FRESH].upper <= 0 or any(evidence[name].upper <= -margin for name, margin in margins.items())
+
+
+def detectable(items: int) -> float:
+    """The least gain in F1 that so many fresh items show with a chance of POWER (the normal approximation)."""
+    return _DEVIATES * SPREAD / math.sqrt(items) if items else math.inf
+
+
+def items_for(gain: float) -> int:
+    """How many fresh items show such a gain with a chance of POWER."""
+    return math.ceil((_DEVIATES * SPREAD / gain) ** 2)
+
+
+_DEVIATES = NormalDist().inv_cdf(1 - LOOKS[-1][1]) + NormalDist().inv_cdf(POWER)
+
+
 def _told(guards: Mapping[str, Evidence], names: Sequence[str]) -> str:
     return ", ".join(f"{name} {guards[name].difference:+.3f} (lower bound {guards[name].lower:+.3f})" for name in names)
 
 
-def _measure(pairs: Sequence[Pair], seed: int) -> Evidence:
+def _measure(pairs: Sequence[Pair], seed: int, level: float) -> Evidence:
     if not pairs:
         nan = float("nan")
         return Evidence(0, 0, nan, nan, nan, nan, nan)
@@ -111,7 +140,7 @@ def _measure(pairs: Sequence[Pair], seed: int) -> Evidence:
     counts = np.array([len(differences) for differences in by_document])
     drawn = np.random.default_rng(seed).integers(0, len(totals), size=(RESAMPLES, len(totals)))
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    lower, upper = np.quantile(means, [1 - CONFIDENCE, CONFIDENCE])
+    lower, upper = np.quantile(means, [level, 1 - level])
     difference = float(totals.sum() / counts.sum())
     return Evidence(len(pairs), len(totals), candidate, incumbent, difference, float(lower), float(upper))
 

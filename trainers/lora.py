@@ -8,152 +8,99 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from store.errors import Corrupt, TrainingFailed
+from store.errors import Corrupt
 from trainers.files import write_json
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 CARD = "card.json"
 _PREFIX = "base_model.model."  # peft's own files have it before each weight's name
-_CANDIDATE = "candidate"
+CANDIDATE = "candidate"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How an adapter is trained. One step is `accumulate` items, one item a batch."""
+    """How an adapter is trained. One step is at least `batch` examples, in whole pages."""
 
     rank: int = 8
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    first_layer: int = 0  # the layers below have no adapter, and run once per page
     lr: float = 1e-3
     warmup: float = 0.1  # share of the steps over which the rate grows to `lr`; then it falls linearly
-    accumulate: int = 4
+    batch: int = 8
     max_steps: int = 32
     minutes: float = 4.0
     seed: int = 0
+    bf16: bool = False
+    save_memory: bool = False  # recompute activations instead of keeping them (Chen et al. 2016): a third slower
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One training item as token ids; only the answer's tokens are learned."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What a training run did: mean loss per answer token of each step, tokens read, and wall-clock seconds."""
-
-    losses: tuple[float, ...]
-    tokens: int
-    seconds: float
-
-
-def train(
-    model: Any,
-    items: Sequence[Item],
-    settings: Settings,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Training:
-    """Train a new adapter on `model` and leave it active, to be written by `save`.
-
-    Same model, items, settings and thread count give the same adapter on a CPU, as long as the time budget does not
-    cut the run short. Ends after `max_steps` or `minutes`, whichever is first: steps that
-    would not fit are not begun. Raises TrainingFailed when there is nothing to train on or not one step fits.
-    """
+def prepare(model: Any, settings: Settings, start: Path | None = None, base: str = "") -> None:
+    """Put a new adapter on `model`, active and ready to be trained: at first without effect, or with the weights of the
+    adapter in `start`. `base` is the fingerprint of the model's weights. Raises what `verify` raises, and Corrupt when
+    `start` is of another base or another shape."""
+    import peft
     import torch
 
-    if not items:
-        raise TrainingFailed("there are no training examples; ingest more documents or ask more questions")
-    started = time.monotonic()
-    torch.manual_seed(settings.seed)  # the adapter's first weights come from torch's global generator
-    order = random.Random(settings.seed)
     activate(model, None)
-    _inject(model, _config(settings), _CANDIDATE)
-    activate(model, _CANDIDATE)
-    weights = [weight for name, weight in model.named_parameters() if f".{_CANDIDATE}." in name]
+    torch.manual_seed(settings.seed)  # the adapter's first weights come from torch's global generator
+    _inject(model, _config(model, settings), CANDIDATE)
+    if start:
+        _check_base(start, base)
+        missed = peft.set_peft_model_state_dict(model, _load(start), adapter_name=CANDIDATE)
+        if missed.unexpected_keys or len(_load(start)) != len(trainable(model)):
+            raise Corrupt(f"{start} has other layers than the settings ask for; set refresh.warm_start = false")
+    activate(model, CANDIDATE)
     for weight in model.parameters():
         weight.requires_grad_(False)
-    for weight in weights:
+    for weight in trainable(model).values():
         weight.requires_grad_(True)
-    optimizer = torch.optim.AdamW(weights, lr=settings.lr, weight_decay=0.0)
-    losses: list[float] = []
-    tokens = 0
-    queue: list[Item] = []
-    planned = settings.max_steps if settings.minutes > 0 else 0
-    while len(losses) < planned:
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * _rate(len(losses), planned, settings.warmup)
-        total = 0.0
-        for _ in range(settings.accumulate):
-            if not queue:
-                queue = order.sample(list(items), len(items))
-            item = queue.pop()
-            loss = answer_loss(model, item)
-            (loss / settings.accumulate).backward()
-            total += float(loss.detach())
-            tokens += len(item.prompt) + len(item.answer)
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(total / settings.accumulate)
-        progress(len(losses), planned)
-        # Where the time will not do for all steps, the rate falls to zero by the last one that fits.
-        elapsed = time.monotonic() - started
-        fitting = int((60 * settings.minutes - elapsed) / (elapsed / len(losses)))
-        planned = min(settings.max_steps, len(losses) + max(0, fitting))
-    if not losses:
-        raise TrainingFailed(f"not one step fits into {settings.minutes:g} minutes; raise refresh.minutes")
-    for weight in weights:
-        weight.requires_grad_(False)
-    return Training(tuple(losses), tokens, time.monotonic() - started)
+    if settings.save_memory:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()  # transformers recomputes in this mode alone; there is no dropout
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """The share of the learning rate at a step, counted from 0: a linear rise, then a linear fall."""
-    rising = max(1, round(warmup * steps))
-    return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
+def trainable(model: Any) -> dict[str, Any]:
+    """The weights of the adapter that `prepare` made, by name."""
+    return {name: weight for name, weight in model.named_parameters() if f".{CANDIDATE}." in name}
 
 
-def answer_loss(model: Any, item: Item) -> Any:
-    """Mean cross-entropy over the answer's tokens, a scalar tensor.
-
-    The output layer, a third of a small model's work, is computed only where an answer token is predicted.
-    """
-    import torch
-
-    ids = torch.tensor([[*item.prompt, *item.answer]]).to(model.device)
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
-    logits = model.lm_head(hidden[len(item.prompt) - 1 : -1])
-    return torch.nn.functional.cross_entropy(logits, ids[0, len(item.prompt) :])
+def finish(model: Any, settings: Settings) -> None:
+    """Undo what `prepare` did to the model but for the adapter."""
+    if settings.save_memory:
+        model.gradient_checkpointing_disable()
+    model.eval()
 
 
-def save(model: Any, directory: Path, settings: Settings, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the adapter that `train` left on `model`, as plain peft reads it, and its card; returns the card.
+def save(model: Any, directory: Path, settings: Settings) -> str:
+    """Write the adapter that `prepare` put on `model`, as plain peft reads it; returns the sha256 of its weights.
 
-    The card is written last and atomically: a directory without one is garbage. It is `card` with the weights'
-    sha256, the settings and the versions of the libraries.
+    It is garbage until `write_card` has given it a card.
     """
     import peft
     from safetensors.torch import save_file
 
-    directory.mkdir(parents=True)
-    state = peft.get_peft_model_state_dict(model, adapter_name=_CANDIDATE)
+    directory.mkdir(parents=True, exist_ok=True)  # it may be there from before a kill
+    state = peft.get_peft_model_state_dict(model, adapter_name=CANDIDATE)
     state = {_PREFIX + name: weight.detach().cpu().contiguous() for name, weight in sorted(state.items())}
     save_file(state, str(directory / WEIGHTS), metadata={"format": "pt"})
-    _config(settings).save_pretrained(str(directory))
+    _config(model, settings).save_pretrained(str(directory))
     for name in (WEIGHTS, CONFIG):
         with (directory / name).open("rb") as written:
             os.fsync(written.fileno())
+    return _sha256(directory / WEIGHTS)
+
+
+def write_card(directory: Path, settings: Settings, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Make an adapter whole by its card, written last and atomically: `card` with the weights' sha256, the settings and
+    the versions of the libraries. Returns it."""
     whole = {
         **card,
         "settings": asdict(settings),
@@ -191,18 +138,10 @@ def attach(model: Any, directory: Path, base: str) -> str:
     safetensors or not those of the card, or the adapter was trained on another base.
     """
     import peft
-    from safetensors.torch import load_file
 
-    card, weights = verify(directory), directory / WEIGHTS
-    if card["base"]["sha256"] != base:
-        raise Corrupt(
-            f"{directory} was trained on another base model ({card['base']['name']}); set generator.model to it"
-        )
-    name = f"adapter-{card['sha256'][:16]}"
-    config = peft.LoraConfig.from_pretrained(str(directory))
-    _inject(model, config, name)
-    state = {key.removeprefix(_PREFIX): weight for key, weight in load_file(str(weights)).items()}
-    peft.set_peft_model_state_dict(model, state, adapter_name=name)
+    name = f"adapter-{_check_base(directory, base)['sha256'][:16]}"
+    _inject(model, peft.LoraConfig.from_pretrained(str(directory)), name)
+    peft.set_peft_model_state_dict(model, _load(directory), adapter_name=name)
     model.eval()
     return name
 
@@ -234,14 +173,32 @@ def merge(model: Any, name: str) -> None:
     del model.peft_config
 
 
-def _config(settings: Settings) -> Any:
+def _check_base(directory: Path, base: str) -> dict[str, Any]:
+    card = verify(directory)
+    if card["base"]["sha256"] != base:
+        raise Corrupt(
+            f"{directory} was trained on another base model ({card['base']['name']}); set generator.model to it"
+        )
+    return card
+
+
+def _load(directory: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return {key.removeprefix(_PREFIX): weight for key, weight in load_file(str(directory / WEIGHTS)).items()}
+
+
+def _config(model: Any, settings: Settings) -> Any:
     import peft
 
+    layers = list(range(settings.first_layer, model.config.num_hidden_layers)) if settings.first_layer else None
     return peft.LoraConfig(
         r=settings.rank,
         lora_alpha=2 * settings.rank,
         lora_dropout=0.0,
         target_modules=list(settings.targets),
+        layers_to_transform=layers,
+        layers_pattern=None if layers is None else "layers",
         task_type="CAUSAL_LM",
         inference_mode=True,  # what the files say: whoever loads them serves, and trains only when it asks to
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 from store.errors import MissingModel
 from trainers import lora
 from trainers.generator import Generation
+from trainers.packing import shared_tokens
 
 PACKAGED = "smollm2-135m-instruct"
 KEPT_ADAPTERS = 4  # loaded at once; switching back to one of them costs ~10 ms instead of ~200
@@ -74,6 +76,12 @@ def _convert_packaged(target: Path) -> None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def first_layer(path: Path, adapted: int) -> int:
+    """The lowest of the model's layers that has an adapter, if the uppermost `adapted` have one; 0: all have."""
+    layers = int(json.loads((path / "config.json").read_text())["num_hidden_layers"])
+    return max(0, layers - adapted) if adapted else 0
 
 
 def fingerprint(path: Path) -> str:
@@ -223,14 +231,23 @@ class LanguageModel:
 
         # As transformers calls it since 5.2x, for models that have followed.
         name = "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
-        width = max(len(prompt) for prompt in prompts)
+        device = self.model.device
+        # What all prompts begin with, such as the same passages, is read once.
+        shared = shared_tokens(prompts) if len(prompts) > 1 else 0
+        tails = [prompt[shared:] for prompt in prompts]
+        width = max(map(len, tails))
         # Padded on the left, so that every answer starts in the same column; positions count real tokens only.
-        ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts]).to(self.model.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]).to(self.model.device)
+        ids = torch.tensor([[0] * (width - len(tail)) + tail for tail in tails], device=device)
+        rows = [[1] * shared + [0] * (width - len(tail)) + [1] * len(tail) for tail in tails]
+        mask = torch.tensor(rows, device=device)
         answers: list[list[int]] = [[] for _ in prompts]
         live = set(range(len(prompts)))
         cache = None
         with torch.inference_mode():
+            if shared:
+                first = torch.tensor([prompts[0][:shared]], device=device)
+                cache = getattr(self.model(input_ids=first, use_cache=True, logits_to_keep=1), name)
+                cache.batch_repeat_interleave(len(prompts))
             for _ in range(max_new_tokens):
                 if not live or (stop and stop()):
                     break

@@ -1,8 +1,8 @@
 """A passage's text -> questions with known answers, without labels. Pure.
 
-Three kinds, each with its answer verbatim in one sentence of the text: a cloze on a number, a name or an identifier; a
-definition ("X is a ...", "X provides ...", or a manual page's "x - does this"); a heading, answered by its section's
-first sentence.
+Four kinds, each with its answer verbatim in one sentence of the text: a cloze on a number, a name or an identifier; a
+definition ("X is a ...", "X provides ...", or a manual page's "x - does this"); an entry: a line with a key and its
+value, or a row of a table; a heading, answered by its section's first sentence.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*[-*•] )")
 _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"'(`*\d])")
@@ -41,6 +42,8 @@ _VAGUE = re.compile(
     r"|the|an?|and|or|if|when|where|while|because|since|for|from|with|see|look|note|each|any|all|some|no|not)\b",
     re.IGNORECASE,
 )
+_ENTRY = re.compile(r"^(?:[-*•] )?(?P<key>[\w./-]+(?: [\w./-]+){0,3}) ?[:=] (?P<answer>\S+(?: \S+){0,7})$")
+_RULE = re.compile(r"[\s|:+=-]+")  # the line between a table's head and its rows
 BLANK = "____"
 
 
@@ -55,11 +58,13 @@ class Draft:
 
 
 def sentences(text: str) -> list[str]:
-    """The text's sentences in order, with single spaces; paragraphs and list items end one too."""
+    """The text's sentences in order, with single spaces; paragraphs, list items, entries and rows end one too."""
     found: list[str] = []
     for paragraph in _PARAGRAPH.split(text):
-        found.extend(part for part in _SENTENCE_END.split(" ".join(paragraph.split())) if part)
-    return found
+        lines = [" ".join(line.split()) for line in paragraph.splitlines()]
+        alone = list(takewhile(_stands_alone, lines))
+        found += [*alone, *_SENTENCE_END.split(" ".join(lines[len(alone) :]))]
+    return [part for part in found if part]
 
 
 def window(parts: Sequence[str], at: int, words: int) -> str:
@@ -79,7 +84,17 @@ def window(parts: Sequence[str], at: int, words: int) -> str:
 def drafts(text: str, headings: Sequence[str]) -> Iterator[Draft]:
     """Questions on a chunk, in the order of its sentences; the heading's last."""
     parts = sentences(text)
+    head: list[str] = []
     for number, sentence in enumerate(parts):
+        if sentence.startswith("|"):
+            head = head or _cells(sentence)
+            yield from _row(head, sentence, number)
+            continue
+        head = []
+        entry = _ENTRY.match(sentence)
+        if entry and not _VAGUE.search(entry["key"]):
+            yield Draft("entry", f"What is the value of {entry['key']}?", entry["answer"].rstrip(".,;"), number)
+            continue
         if len(sentence.split()) > 30 or _is_code(sentence):
             continue
         for pattern, asked in ((_DEFINITION, "What is {}?"), (_NAME_LINE, "What is {}?"), (_DEED, "What does {} do?")):
@@ -98,6 +113,25 @@ def drafts(text: str, headings: Sequence[str]) -> Iterator[Draft]:
         opening = next((n for n, part in enumerate(parts) if part.rstrip(":") not in headings), None)
         if opening is not None and 5 <= len(parts[opening].split()) <= 14:
             yield Draft("heading", f"What does the section {headings[-1]} begin with?", parts[opening], opening)
+
+
+def _stands_alone(line: str) -> bool:
+    """Whether a line is no part of a sentence: a table's row, or a key with its value."""
+    return line.startswith("|") or _ENTRY.match(line) is not None
+
+
+def _row(head: Sequence[str], sentence: str, number: int) -> Iterator[Draft]:
+    """Questions on a table's row: what its first cell has in each other column."""
+    cells = _cells(sentence)
+    if cells == head or len(cells) != len(head) or _RULE.fullmatch(sentence):
+        return
+    for column, cell in zip(head[1:], cells[1:], strict=True):
+        if column and cells[0] and cell and len(cell.split()) <= 10:
+            yield Draft("entry", f"What is the {column} of {cells[0]}?", cell, number)
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip(" `*") for cell in row.strip("| ").split("|")]
 
 
 def _is_code(sentence: str) -> bool:

@@ -10,6 +10,7 @@ import typer
 
 from daemon import render
 from daemon.cli.frame import AsJson, Config, app, carry_out, settings_from, show_result
+from daemon.collecting import Control
 from store.durable import write_text
 from store.errors import UsageError
 
@@ -26,6 +27,9 @@ def refresh(
     export: Annotated[
         Path | None, typer.Option(help="With --dry-run: write the examples here, one JSON object a line.")
     ] = None,
+    control: Annotated[
+        Control | None, typer.Option(help="Leave something out, and promote nothing: does the gate see it?")
+    ] = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -34,8 +38,10 @@ def refresh(
         return
     if export is not None and not dry_run:
         raise UsageError("--export shows what would be learned; say --dry-run too")
+    if control is not None and dry_run:
+        raise UsageError("--control runs a cycle; leave --dry-run out")
     if not dry_run:
-        carry_out(config, as_json, "refresh", {}, render.refresh)
+        carry_out(config, as_json, "refresh", {"control": control}, render.refresh)
         return
     if export is None:
         carry_out(config, as_json, "refresh", {"dry_run": True}, render.refresh_plan)

@@ -15,8 +15,8 @@ from store.errors import UsageError
 from store.memory import Memory
 from store.types import Retrieval, State
 from trainers import questions
-from trainers.examples import mixed_drafts
 from trainers.prompt import is_absent
+from trainers.sources import mixed_drafts
 
 FIELDS = ("question", "answers", "relevant")
 AT_ONCE = 50  # documents whose chunks are read together

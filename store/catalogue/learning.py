@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from datetime import datetime
 from typing import Any
 
@@ -83,10 +84,16 @@ def end_run(session: Session, ended: Ended, at: datetime) -> None:
     row.adapter, row.examples, row.metrics = ended.adapter, ended.examples, dict(ended.metrics)
 
 
-def end_unfinished_runs(session: Session, at: datetime) -> None:
-    """A run that was going on when the process ended has failed."""
+def interrupt_runs(session: Session) -> None:
+    """A run that was going on when the process ended may be gone on with."""
     for row in session.exec(select(RunRow).where(col(RunRow.finished_at).is_(None))):
-        row.finished_at, row.decision, row.reason = at, "failed", "memex ended during the cycle"
+        row.decision, row.reason = "interrupted", "memex ended during the cycle; the next one goes on with it"
+
+
+def interrupted(session: Session) -> list[Run]:
+    """Newest first."""
+    query = select(RunRow).where(RunRow.decision == "interrupted").order_by(col(RunRow.run).desc())
+    return [_as_run(row) for row in session.exec(query)]
 
 
 def runs(session: Session) -> list[Run]:
@@ -141,13 +148,14 @@ def _body(example: Example) -> dict[str, Any]:
         "example_id": example.example_id,
         "kind": example.kind,
         "question": example.question,
-        "passages": [[p.chunk_id, p.document_id, p.text, p.location] for p in example.passages],
+        "passages": [list(astuple(passage)) for passage in example.passages],
         "target": example.target,
         "answers": list(example.answers),
         "gold": example.gold,
         "document_id": example.document_id,
         "episode": example.episode,
         "split": example.split,
+        "weight": example.weight,
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
+import random
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
@@ -21,6 +23,35 @@ def paragraphs() -> tuple[str, ...]:
                 if 80 < len(lines) < 900:
                     found.setdefault(lines)
     return tuple(found)
+
+
+def references(library: str) -> list[tuple[str, str]]:
+    """(full name, docstring) of the public modules, classes and functions of an installed library; "" is the standard
+    one. In an order that is random and always the same."""
+    folder = Path(sysconfig.get_path("purelib")) / library if library else Path(sysconfig.get_path("stdlib"))
+    found: dict[str, str] = {}
+    for file in sorted(folder.rglob("*.py")):
+        parts = (*((library,) if library else ()), *file.relative_to(folder).with_suffix("").parts)
+        if {"test", "tests", "site-packages", "dist-packages"} & set(parts):
+            continue
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError):
+            continue
+        module = ".".join(part for part in parts if part != "__init__")
+        for name, text in _docstrings(tree, module):
+            found.setdefault(text, name)
+    pairs = [(name, text) for text, name in found.items()]
+    random.Random(1).shuffle(pairs)
+    return pairs
+
+
+def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
+        yield name, text
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef) and not child.name.startswith("_"):
+            yield from _docstrings(child, f"{name}.{child.name}")
 
 
 def documents(count: int, paragraphs_each: int) -> Iterator[str]:

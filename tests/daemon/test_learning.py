@@ -12,10 +12,10 @@ import pytest
 
 from daemon import operations, render
 from daemon.cli import main
+from daemon.collecting import collect, plan
 from daemon.evaluation import plot
 from daemon.exporting import export_adapter
 from daemon.quarantine import Quarantine
-from daemon.refresh import collect, plan
 from daemon.settings import Refresh, Rule, Source
 from store.errors import Corrupt, NotFound, UsageError
 from store.types import Hit, Retrieval

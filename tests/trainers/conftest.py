@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from store.types import Example, Hit, Passage
+from trainers import prompt
+from trainers.model import LanguageModel
+from trainers.packing import Item, Page, page
 
 WORDS = (
     "the a of to in is port server keeps listens default answer question passage documents not copied from few words "
@@ -78,6 +81,26 @@ def make_example(number: int, split: str = "train", gold: bool = True) -> Exampl
         document_id=f"d{number}",
         split=split,
     )
+
+
+def make_pages(model: LanguageModel, count: int = 6, per_page: int = 2) -> list[Page]:
+    """Pages of so many items; those of one page have the passages of its first."""
+    made = []
+    for first in range(0, count, per_page):
+        passages = make_example(first).passages
+        asked = [make_example(number) for number in range(first, first + per_page)]
+        made.append(
+            page(
+                [
+                    Item(
+                        tuple(model.encode(prompt.messages(one.question, passages))),
+                        tuple(model.encode_answer(one.target)),
+                    )
+                    for one in asked
+                ]
+            )
+        )
+    return made
 
 
 def make_hit(document: str, number: int, text: str, headings: tuple[str, ...] = ()) -> Hit:

@@ -1,7 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from tests.trainers.conftest import make_example
 from trainers import evaluate
+from trainers.answers import Answers
 from trainers.evaluate import score, summary
 from trainers.model import LanguageModel
 from trainers.prompt import ABSENT
@@ -21,13 +25,40 @@ def test_summary_names_false_refusals() -> None:
     assert summary(scores) == {"abstain": 1.0, "fresh": 0.5, "exact": 0.5, "false_refusals": 0.5}
 
 
-def test_evaluate_scores_every_item_in_order_and_the_general_text(tiny_path: Path) -> None:
+def test_evaluate_scores_every_item_in_order_and_the_general_text(tiny_path: Path, tmp_path: Path) -> None:
     model = LanguageModel.load(tiny_path, device="cpu")
     items = [make_example(n, "fresh") for n in (2, 0, 1)]
-    steps: list[tuple[int, int]] = []
-    scores = evaluate.evaluate(model, items, 4, batch=2, progress=lambda done, total: steps.append((done, total)))
-    assert [s.example_id for s in scores[:3]] == [item.example_id for item in items]
-    general = [s for s in scores if s.set == "general"]
+    steps: list[int] = []
+    scores = evaluate.answer(model, "m", items, Answers(tmp_path / "a.jsonl"), 4, steps.append)
+    assert [s.example_id for s in scores] == [item.example_id for item in items]
+    assert steps == [1, 1, 1]
+    general = evaluate.general(model)
+    assert {s.set for s in general} == {"general"}
     assert len(general) == len(evaluate.GENERAL)
     assert all(s.value < 0 for s in general)
-    assert steps == [(2, 3), (3, 3)]
+
+
+def test_what_a_model_answered_once_is_not_asked_again(tiny_path: Path, tmp_path: Path) -> None:
+    model = LanguageModel.load(tiny_path, device="cpu")
+    items = [make_example(n, "fresh") for n in range(4)]
+    kept = Answers(tmp_path / "a.jsonl")
+    first = evaluate.answer(model, "m", items[:3], kept, 4)
+    with (tmp_path / "a.jsonl").open("a") as cut:
+        cut.write('{"model": "m", "exam')  # a kill
+
+    def refuse(*_: object) -> list[str]:
+        raise AssertionError("asked again")
+
+    model.generate_batch = refuse  # type: ignore[method-assign]
+    again = Answers(tmp_path / "a.jsonl")
+    assert evaluate.answer(model, "m", items[:3], again, 4) == first
+    with pytest.raises(AssertionError, match="asked again"):
+        evaluate.answer(model, "another", items[:3], again, 4)
+    again.keep("m", {items[3].example_id: "red"})
+    assert Answers(tmp_path / "a.jsonl").get("m", items[3].example_id) == "red"
+
+
+def test_episodes_are_told_apart() -> None:
+    old, new = (replace(make_example(n, split), episode=e) for n, split, e in ((0, "anchor", 1), (1, "fresh", 2)))
+    scores = [score(old, "red"), score(new, ABSENT), score(make_example(2, "noise"), "red")]
+    assert evaluate.by_episode(scores) == {"1": 1.0, "2": 0.0}

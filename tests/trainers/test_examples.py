@@ -8,10 +8,14 @@ from hypothesis import strategies as st
 from store.types import Example, Hit
 from tests.trainers.conftest import make_example, make_hit, word_search
 from trainers import examples, questions
-from trainers.examples import Answered, Recipe, build, hold_out
+from trainers.examples import Recipe, build, hold_out
+from trainers.pages import Layout
 from trainers.prompt import ABSENT
+from trainers.sources import Answered
 
-RECIPE = Recipe(train=30, fresh=12, noise=6, abstain=6, anchor=5)
+RECIPE = Recipe(
+    train=40, fresh=12, noise=6, abstain=4, anchor=5, adversarial=0.0, layout=Layout(passages=3, varied=False)
+)
 
 
 def shown(example: Example) -> set[str]:
@@ -66,9 +70,9 @@ def test_a_window_holds_its_sentence_and_keeps_to_its_size(text: str, words: int
 def test_build_fills_every_set_and_leaks_no_document(corpus: list[Hit]) -> None:
     built = build(corpus, word_search(corpus), recipe=RECIPE, seed=3)
     sizes = {split: sum(example.split == split for example in built) for split in ("fresh", "noise", "abstain")}
-    assert sizes == {"fresh": 12, "noise": 6, "abstain": 6}
+    assert sizes == {"fresh": 12, "noise": 6, "abstain": 4}
     train = [example for example in built if example.split == "train"]
-    assert 20 <= len(train) <= 30
+    assert 20 <= len(train) <= 41
     trained = set().union(*(shown(example) for example in train))
     tested = set().union(*(shown(example) for example in built if example.split != "train"))
     assert not trained & tested
@@ -108,7 +112,7 @@ def test_accepted_answers_come_first_with_the_passage_that_holds_them(corpus: li
     (made,) = [
         example
         for seed in range(1)
-        for example in build(corpus, word_search(corpus), [answered], recipe=replace(RECIPE, absent=0.0))
+        for example in build(corpus, word_search(corpus), [answered], recipe=replace(RECIPE, layout=Layout(absent=0.0)))
         if example.kind == "feedback" and example.split in ("train", "fresh")
     ]
     assert made.gold is not None
@@ -125,7 +129,7 @@ def test_replay_keeps_sides_and_becomes_anchor(corpus: list[Hit]) -> None:
     first = build(corpus, word_search(corpus), recipe=RECIPE, seed=3)
     second = build(corpus, word_search(corpus), replay=first, recipe=RECIPE, seed=4, episode=1)
     anchors = [example for example in second if example.split == "anchor"]
-    assert len(anchors) == 5
+    assert len(anchors) == 4  # whole pages, of two each
     assert all(example.episode == 0 for example in anchors)
     before = set().union(*(shown(example) for example in first if example.split == "train"))
     after = set().union(*(shown(example) for example in second if example.split != "train"))

@@ -5,30 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import Corrupt, TrainingFailed
-from tests.trainers.conftest import make_example
+from store.errors import Corrupt
+from tests.trainers.conftest import make_example, make_pages
 from trainers import lora, prompt
 from trainers.model import LanguageModel
+from trainers.training import train
 
-SETTINGS = lora.Settings(max_steps=6, lr=1e-2)
+SETTINGS = lora.Settings(max_steps=6, lr=1e-2, batch=3)
 CHAT = prompt.messages("what is server 1", make_example(1).passages)
-
-
-def items(model: LanguageModel, count: int = 6) -> list[lora.Item]:
-    made = [make_example(n) for n in range(count)]
-    return [
-        lora.Item(
-            tuple(model.encode(prompt.messages(example.question, example.passages))),
-            tuple(model.encode_answer(example.target)),
-        )
-        for example in made
-    ]
 
 
 def trained(path: Path, directory: Path, settings: lora.Settings = SETTINGS) -> LanguageModel:
     model = LanguageModel.load(path, device="cpu")
-    lora.train(model.model, items(model), settings)
-    lora.save(model.model, directory, settings, {"base": {"name": "tiny", "sha256": model.fingerprint}})
+    lora.prepare(model.model, settings)
+    train(model.model, make_pages(model), [], settings)
+    lora.save(model.model, directory, settings)
+    lora.write_card(directory, settings, {"base": {"name": "tiny", "sha256": model.fingerprint}})
     return model
 
 
@@ -44,47 +36,6 @@ def test_the_same_run_twice_gives_the_same_adapter(tiny_path: Path, tmp_path: Pa
     trained(tiny_path, tmp_path / "other", dataclasses.replace(SETTINGS, seed=1))
     assert (tmp_path / "again" / lora.WEIGHTS).read_bytes() == (adapter / lora.WEIGHTS).read_bytes()
     assert (tmp_path / "other" / lora.WEIGHTS).read_bytes() != (adapter / lora.WEIGHTS).read_bytes()
-
-
-def test_training_lowers_the_loss_and_leaves_the_base_alone(tiny_path: Path) -> None:
-    model = LanguageModel.load(tiny_path, device="cpu")
-    before = model.nll(["the port of the server"])
-    seen: list[tuple[int, int]] = []
-    done = lora.train(
-        model.model,
-        items(model),
-        dataclasses.replace(SETTINGS, max_steps=15, accumulate=6),
-        lambda *at: seen.append(at),
-    )
-    assert done.losses[-1] < done.losses[0] - 0.3
-    assert seen == [(step, 15) for step in range(1, 16)]
-    assert done.tokens > 0
-    assert model.nll(["the port of the server"]) != before
-    model.use_adapter(None)
-    assert model.nll(["the port of the server"]) == before
-
-
-def test_the_loss_is_that_of_the_answer_tokens_alone(tiny_path: Path) -> None:
-    import torch
-
-    model = LanguageModel.load(tiny_path, device="cpu")
-    item = items(model)[0]
-    ids = torch.tensor([[*item.prompt, *item.answer]])
-    labels = ids.clone()
-    labels[0, : len(item.prompt)] = -100
-    with torch.no_grad():
-        expected = model.model(input_ids=ids, labels=labels).loss
-        assert float(lora.answer_loss(model.model, item)) == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_the_budget_ends_training(tiny_path: Path) -> None:
-    model = LanguageModel.load(tiny_path, device="cpu")
-    short = dataclasses.replace(SETTINGS, max_steps=100_000, minutes=1 / 60)
-    assert 0 < len(lora.train(model.model, items(model), short).losses) < 10_000
-    with pytest.raises(TrainingFailed, match="minutes"):
-        lora.train(LanguageModel.load(tiny_path).model, items(model), dataclasses.replace(SETTINGS, minutes=0))
-    with pytest.raises(TrainingFailed, match="no training examples"):
-        lora.train(model.model, [], SETTINGS)
 
 
 def test_the_card_tells_where_the_adapter_came_from(adapter: Path) -> None:

@@ -1,0 +1,131 @@
+"""What a learning cycle learns from: judged answers, given questions, the newest chunks, earlier cycles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from daemon.citations import MARK
+from daemon.evaluation.questions import from_file
+from daemon.quarantine import Quarantine
+from daemon.runtime import Runtime
+from store.types import Example, Retrieval
+from trainers import gate
+from trainers.examples import Recipe, build
+from trainers.pages import Layout
+from trainers.sources import Answered, Search
+
+NEWEST_DOCUMENTS = 200  # whose chunks questions are made from
+LATEST_RETRIEVALS = 200
+TRAINING_SHARE = 0.6  # of the minutes; the rest is for evaluating
+SECONDS_PER_ITEM = 2.5  # to evaluate one item with both models, on two slow cores
+SECONDS_PER_EXAMPLE = 0.8  # to train on it once, on the same
+EPOCHS = 3  # that the training examples are planned for
+MOST_ITEMS = 400
+LATEST_WEIGHT = 2.0  # of the newest judged answer; the oldest that is taken counts as much as a made question
+
+Control = Literal["aa", "padding", "no-distractors", "no-replay"]
+Json = dict[str, Any]
+
+
+def collect(runtime: Runtime, episode: int, control: Control | None = None) -> list[Example]:
+    """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor.
+
+    A control leaves something out: `padding` has new examples in the place of those of earlier cycles, `no-replay`
+    nothing, `no-distractors` trains on the right passage alone.
+    """
+    memory, quarantine = runtime.memory, Quarantine(runtime.memory, runtime.settings.refresh.quarantine)
+    live = sorted(memory.live_at(memory.head()).values(), key=lambda one: (one.ingested_at, one.path), reverse=True)
+    newest = [one.document_id for one in live if not quarantine.holds(one.document_id)][:NEWEST_DOCUMENTS]
+    rank = {document_id: number for number, document_id in enumerate(newest)}
+    chunks = sorted(memory.chunks(newest), key=lambda hit: (rank[hit.document_id], hit.position))
+
+    def search(question: str, k: int) -> Sequence[Any]:
+        return quarantine.outside(memory.search(question, k).hits)
+
+    return build(
+        chunks,
+        search,
+        [*_judged(runtime, quarantine), *_given(runtime, search)],
+        [one for one in memory.journal.examples() if not quarantine.touches_example(one)],
+        recipe(runtime, control),
+        seed=0,
+        episode=episode,
+    )
+
+
+def recipe(runtime: Runtime, control: Control | None = None) -> Recipe:
+    """As many items as the budget lets train and evaluate: half of those to evaluate are fresh, the rest guards."""
+    settings = runtime.settings.refresh
+    items = min(MOST_ITEMS, int(60 * settings.minutes * (1 - TRAINING_SHARE) / SECONDS_PER_ITEM))
+    train = min(settings.max_steps * 8, int(60 * settings.minutes * TRAINING_SHARE / SECONDS_PER_EXAMPLE / EPOCHS))
+    made = Recipe(
+        train=max(train, 1),
+        fresh=items // 2,
+        anchor=items // 6,
+        noise=items // 6,
+        abstain=items // 6,
+        replay=settings.replay,
+        layout=Layout(passages=1 + settings.distractors),
+    )
+    if control == "padding":
+        return replace(made, replay=0.0)
+    if control == "no-replay":
+        return replace(made, replay=0.0, train=round(made.train * (1 - made.replay)))
+    return replace(made, alone=True) if control == "no-distractors" else made
+
+
+def power(runtime: Runtime) -> str:
+    """What a cycle can find out within its budget, said beforehand."""
+    settings = runtime.settings.refresh
+    items, needed = recipe(runtime).fresh, gate.items_for(settings.min_gain)
+    told = f"{items} fresh items show a gain of {gate.detectable(items):.2f} with 80% chance" if items else "no items"
+    if items >= needed:
+        return told
+    minutes = needed * 2 * SECONDS_PER_ITEM / 60 / (1 - TRAINING_SHARE)
+    return f"{told}; for {settings.min_gain:g} (refresh.min_gain) set refresh.minutes = {minutes:.0f}"
+
+
+def plan(runtime: Runtime, whole: bool = False) -> Json:
+    """What a cycle would learn from now, with `whole` each example as it is; learns nothing."""
+    examples = collect(runtime, episode=0)
+    return {
+        **({"whole": [asdict(example) for example in examples]} if whole else {}),
+        "dry_run": True,
+        "examples": len(examples),
+        "counts": dict(Counter(example.split for example in examples)),
+        "power": power(runtime),
+        "shown": [
+            {key: getattr(example, key) for key in ("split", "kind", "question", "target", "document_id")}
+            for example in examples
+        ],
+    }
+
+
+def _judged(runtime: Runtime, quarantine: Quarantine) -> list[Answered]:
+    """Judged retrievals of which something that they found is left and trusted; the newest weigh the most."""
+    found = []
+    judged = [one for one in runtime.memory.journal.judged(LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
+    for age, one in enumerate(judged):
+        answer = _right_answer(one)
+        hits = quarantine.outside(runtime.memory.by_id([hit["chunk_id"] for hit in one.hits]))
+        if answer and hits:
+            weight = 1 + (LATEST_WEIGHT - 1) * (1 - age / LATEST_RETRIEVALS)
+            found.append(Answered(one.query, answer, tuple(hits), weight=weight))
+    return found
+
+
+def _right_answer(one: Retrieval) -> str:
+    return one.correction or MARK.sub("", one.answer or "").strip()
+
+
+def _given(runtime: Runtime, search: Search) -> list[Answered]:
+    """The questions of the file that `refresh.questions` names, with what is found for them. Raises UsageError."""
+    if not runtime.settings.refresh.questions:
+        return []
+    asked = from_file(Path(runtime.settings.refresh.questions), []).questions
+    k = Recipe().k
+    return [Answered(one.text, one.answers[0], tuple(search(one.text, k)), "given") for one in asked if one.answers]

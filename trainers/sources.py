@@ -1,0 +1,143 @@
+"""Where questions with known answers come from: answers that users confirmed, and sentences of the documents.
+
+A question is kept only if retrieval finds its source again, as nobody could answer it otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from store.types import Hit, Passage
+from trainers import questions
+from trainers.prompt import is_absent
+
+Search = Callable[[str, int], Sequence[Hit]]
+# Of ten questions on a document about five definitions, three blanks, an entry of a table or list, and a heading.
+MIXTURE = {"definition": 5.0, "cloze": 3.0, "entry": 1.0, "heading": 1.0}
+MOST_PER_DOCUMENT = 12
+_WORDS = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question whose answer is known to be right, and the chunks that were found for it."""
+
+    question: str
+    answer: str
+    hits: tuple[Hit, ...]
+    kind: str = "feedback"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A question, its answer, the passage that holds it, and what retrieval finds for it."""
+
+    kind: str
+    question: str
+    answer: str
+    passage: Passage
+    hits: tuple[Hit, ...]
+    weight: float = 1.0
+
+
+def find(
+    pool: Sequence[Hit],
+    side: frozenset[str],
+    search: Search,
+    answered: Sequence[Answered],
+    limit: int,
+    *,
+    words: int,
+    k: int,
+    seed: int,
+) -> list[Source]:
+    """At most `limit` sources in documents of `side`: what users confirmed first, then one question on each document of
+    `pool` in turn, none twice. Their passages have about `words` words around the evidence."""
+    found = [source for item in answered if (source := _confirmed(item, side, words))][:limit]
+    asked = {source.question for source in found}
+    queues = {document: mixed_drafts(hits, seed) for document, hits in _by_document(pool).items()}
+    drawn = dict.fromkeys(queues, 0)
+    while queues and len(found) < limit:
+        for document in list(queues):
+            draft = next(queues[document], None)
+            if draft is None or drawn[document] == MOST_PER_DOCUMENT or len(found) == limit:
+                del queues[document]
+                continue
+            hit, one = draft
+            if one.question in asked:
+                continue
+            asked.add(one.question)
+            hits = tuple(search(one.question, k))
+            if hit.chunk_id in {other.chunk_id for other in hits}:
+                drawn[document] += 1
+                found.append(Source(one.kind, one.question, one.answer, excerpt(hit, one.sentence, words), hits))
+    return found
+
+
+def mixed_drafts(hits: Sequence[Hit], seed: int) -> Iterator[tuple[Hit, questions.Draft]]:
+    """One document's drafts, the kinds mixed."""
+    rng = random.Random(f"{seed}:{hits[0].document_id}")
+    queues: dict[str, list[tuple[Hit, questions.Draft]]] = {}
+    for hit in hits:
+        for draft in questions.drafts(hit.text, hit.headings):
+            queues.setdefault(draft.kind, []).append((hit, draft))
+    for queue in queues.values():
+        rng.shuffle(queue)
+    while queues:
+        kind = rng.choices(list(queues), [MIXTURE[kind] for kind in queues])[0]
+        yield queues[kind].pop()
+        if not queues[kind]:
+            del queues[kind]
+
+
+def excerpt(hit: Hit, sentence: int, words: int) -> Passage:
+    """The sentence of a chunk with its neighbours, as a passage."""
+    text = questions.window(questions.sentences(hit.text), sentence, words)
+    return Passage(hit.chunk_id, hit.document_id, text, hit.location, hit.domain)
+
+
+def nearest(hit: Hit, question: str, words: int) -> Passage | None:
+    """The part of a chunk that shares the most words with a question; None where it has no sentence."""
+    parts = questions.sentences(hit.text)
+    if not parts:
+        return None
+    asked = words_of(question)
+    return excerpt(hit, max(range(len(parts)), key=lambda at: len(asked & words_of(parts[at]))), words)
+
+
+def words_of(text: str) -> set[str]:
+    return set(_WORDS.findall(text.lower()))
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _confirmed(item: Answered, side: frozenset[str], words: int) -> Source | None:
+    """None where no passage on this side holds at least half of the answer's words."""
+    wanted = words_of(item.answer)
+    if not wanted or is_absent(item.answer):
+        return None
+    best: tuple[float, Hit, int] | None = None
+    for hit in item.hits:
+        if hit.document_id in side:
+            for at, sentence in enumerate(questions.sentences(hit.text)):
+                share = len(wanted & words_of(sentence)) / len(wanted)
+                if share >= 0.5 and (best is None or share > best[0]):
+                    best = share, hit, at
+    if best is None:
+        return None
+    _, hit, at = best
+    return Source(item.kind, item.question, item.answer, excerpt(hit, at, words), item.hits, item.weight)
+
+
+def _by_document(pool: Sequence[Hit]) -> dict[str, list[Hit]]:
+    found: dict[str, list[Hit]] = {}
+    for hit in pool:
+        found.setdefault(hit.document_id, []).append(hit)
+    return found
