@@ -50,6 +50,12 @@ def status(found: Json) -> str:
         )
     if last := found["last_refresh"]:
         lines.append(f"refresh     {last['run']}: {last['decision']}, {last['reason']} ({local(last['finished_at'])})")
+    if now := found.get("canary"):
+        asked = now["answered"]
+        lines.append(
+            f"canary      {model(now['adapter'])} answers {now['share']:.0%} of the questions, {model(now['before'])} "
+            f"the others, until {local(now['until'])}; so far {asked['canary']} and {asked['others']}"
+        )
     if last := found["last_backup"]:
         good = last["last_ok"]
         since = f"; the last good one: {local(good['at'])} to {good['dir']}" if good else ""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from daemon import heap, notify, operations
+from daemon import canary, heap, notify, operations
 from daemon.api.server import Api
 from daemon.aside import Aside
 from daemon.inbox import Inbox
@@ -42,6 +42,7 @@ CHECK_SECONDS = 15.0  # how often the watcher is looked after
 AGAIN = 5.0  # seconds until the writer tries again after the disk refused
 LOOK_SECONDS = 60.0  # how often new retrievals are counted
 
+CANARY_SECONDS = 180.0  # how often a new adapter is compared with what served before
 
 class Service:
     """A running memex. `run` returns when `stop` was asked for."""
@@ -127,6 +128,8 @@ class Service:
             self.scheduler.cron("refresh", settings.refresh.schedule, lambda: self._refresh_aside("schedule"))
             self.scheduler.every("retrievals", LOOK_SECONDS, self._refresh_if_asked_enough)
 
+        if settings.refresh.canary_share < 1:
+            self.scheduler.every("canary", CANARY_SECONDS, self._watch_canary)
     # --- the writer --------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
@@ -246,6 +249,19 @@ class Service:
             self._refresh_aside("retrievals")
 
     def _refresh_aside(self, trigger: str) -> None:
+    def _watch_canary(self) -> None:
+        if canary.under_way(self.runtime.memory, self.settings) is not None:
+            self.inbox.submit(self._abort_canary)
+
+    def _abort_canary(self) -> None:
+        try:
+            why = canary.abort_if_worse(self.runtime.memory, self.settings)
+        except MemexError as error:
+            log.error("the canary is to be aborted, and what served before cannot be returned to: %s", error)
+        else:
+            if why is not None:
+                log.warning("%s; what served before serves again", why)
+
         self._refreshes.start(lambda: self._refresh(trigger))
 
     def _refresh(self, trigger: str) -> dict[str, Any]:
@@ -303,6 +319,7 @@ class Service:
             },
             "refreshing": self._refreshes.progress,
             "backing_up": self._backups.progress,
+            "canary": canary.shown(*found) if (found := canary.judged(self.runtime.memory, self.settings)) else None,
             "next_jobs": {name: when.isoformat() for name, when in self.scheduler.next_runs().items()},
             "uptime_seconds": round(time.time() - self.started_at, 1),
         }

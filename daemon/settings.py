@@ -20,6 +20,7 @@ from store.when import parse_span
 
 DAILY = "0 3 * * *"
 HOURLY = "0 * * * *"
+LONGEST_CANARY = 24.0 * 365  # hours
 
 
 def _schedule(expression: str) -> str:
@@ -170,6 +171,8 @@ class Refresh(Section):
     rank: Whole = 8
     replay: Share = 0.1
     distractors: Count = 3
+    canary_share: PositiveShare = 1.0
+    canary_hours: Annotated[float, Field(gt=0, le=LONGEST_CANARY)] = 24.0
     quarantine: tuple[Annotated[str, AfterValidator(_quarantined)], ...] = ()
 
 
