@@ -24,6 +24,7 @@ from daemon.aside import Aside
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
 from daemon.operations.backups import backup
+from daemon.quarantine import warning
 from daemon.refresh import plan, refresh
 from daemon.runtime import Progress, Runtime
 from daemon.scan import IGNORE_FILE
@@ -41,8 +42,8 @@ GONE_DELAY = 0.3  # what is gone may be on its way back: editors save by rename
 CHECK_SECONDS = 15.0  # how often the watcher is looked after
 AGAIN = 5.0  # seconds until the writer tries again after the disk refused
 LOOK_SECONDS = 60.0  # how often new retrievals are counted
-
 CANARY_SECONDS = 180.0  # how often a new adapter is compared with what served before
+
 
 class Service:
     """A running memex. `run` returns when `stop` was asked for."""
@@ -127,9 +128,9 @@ class Service:
         if settings.refresh.learn:
             self.scheduler.cron("refresh", settings.refresh.schedule, lambda: self._refresh_aside("schedule"))
             self.scheduler.every("retrievals", LOOK_SECONDS, self._refresh_if_asked_enough)
-
         if settings.refresh.canary_share < 1:
             self.scheduler.every("canary", CANARY_SECONDS, self._watch_canary)
+
     # --- the writer --------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
@@ -248,7 +249,6 @@ class Service:
         if self.runtime.memory.journal.retrievals_since_refresh() >= self.settings.refresh.min_retrievals:
             self._refresh_aside("retrievals")
 
-    def _refresh_aside(self, trigger: str) -> None:
     def _watch_canary(self) -> None:
         if canary.under_way(self.runtime.memory, self.settings) is not None:
             self.inbox.submit(self._abort_canary)
@@ -262,6 +262,7 @@ class Service:
             if why is not None:
                 log.warning("%s; what served before serves again", why)
 
+    def _refresh_aside(self, trigger: str) -> None:
         self._refreshes.start(lambda: self._refresh(trigger))
 
     def _refresh(self, trigger: str) -> dict[str, Any]:
@@ -312,17 +313,22 @@ class Service:
             "watch_mode": overall_mode([mode["mode"] for mode in modes.values()]),
             "sources": modes,
             "maintenance": _upkeep(self.runtime.upkeep),
-            "alarms": {**self.runtime.alarms, **({"writing": self._trouble} if self._trouble else {})},
+            "alarms": self._alarms(),
             "ingested": {
                 name: getattr(self._ingested, name)
                 for name in ("added", "changed", "removed", "moved", "failed", "chunks_embedded")
             },
             "refreshing": self._refreshes.progress,
-            "backing_up": self._backups.progress,
             "canary": canary.shown(*found) if (found := canary.judged(self.runtime.memory, self.settings)) else None,
+            "backing_up": self._backups.progress,
             "next_jobs": {name: when.isoformat() for name, when in self.scheduler.next_runs().items()},
             "uptime_seconds": round(time.time() - self.started_at, 1),
         }
+
+    def _alarms(self) -> dict[str, str]:
+        learned = warning(self.runtime.memory, self.settings.refresh.quarantine)
+        general = {"writing": self._trouble, "quarantine": learned}
+        return {**self.runtime.alarms, **{name: why for name, why in general.items() if why}}
 
     def _operations(self) -> dict[str, Any]:
         bound: dict[str, Any] = {name: functools.partial(one, self.runtime) for name, one in operations.READ.items()}
