@@ -19,6 +19,7 @@ from trainers.prompt import ABSENT, is_absent, messages
 
 FRAME = 32  # tokens that a chat adds to its text, at most
 Load = Callable[[Path | None], Generator]  # with the adapter of this folder, or without one
+Choose = Callable[[State], int | None]  # which adapter answers in a state, None is the bare model
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,17 @@ class Answer:
     prompt_tokens: int
     new_tokens: int
     seconds: float
+    grounded: bool | None = None  # whether a passage holds what the model said; None: it said that there is no answer
     retrieval_id: str | None = None  # None: it was not recorded (see `recording`)
+
+
+def of_head(state: State) -> int | None:
+    """The adapter that a state names."""
+    return state.head.adapter
+
+
+def bare(_state: State) -> None:
+    """No adapter, whatever the state."""
 
 
 def ask(
@@ -45,12 +56,11 @@ def ask(
     k: int | None = None,
     when: str | State | None = None,
     filters: Filters | None = None,
-    base: bool = False,
+    choose: Choose = of_head,
     on_token: Callable[[str], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Answer:
-    """Answer from the head (or a past state) with the adapter that serves there, or with the bare model for `base`.
-    Behind an endpoint there are no adapters.
+    """Answer from the head (or a past state) with the adapter that `choose` names. Behind an endpoint there are none.
 
     Says ABSENT when nothing near enough is found, when the model says so, and when no passage holds what it says.
     `on_token` gets what the model says while it says it, not checked yet. Once `stop` says so the model stops, and
@@ -59,9 +69,9 @@ def ask(
     started = time.perf_counter()
     k = settings.retrieval.k if k is None else k
     found = memory.search(question, k, when=when, filters=filters)
-    adapter = serving(found.state, settings, base)
+    adapter = serving(found.state, settings, choose)
     remarks, citations = found.remarks, tuple[Citation, ...]()
-    text, prompt_tokens, new_tokens = ABSENT, 0, 0
+    text, claims, prompt_tokens, new_tokens = ABSENT, False, 0, 0
     near = [hit for hit in found.hits if hit.similarity >= settings.retrieval.min_score]
     if not near:
         remarks = (*remarks, f"nothing found scores {settings.retrieval.min_score} or more (retrieval.min_score)")
@@ -75,6 +85,7 @@ def ask(
         if stop():
             raise Stopping("stopped before the answer was whole; ask again")
         prompt_tokens, new_tokens = said.prompt_tokens, said.new_tokens
+        claims = not is_absent(said.text)
         text, citations, checked = _checked(said)
         remarks = (*remarks, *checked)
     return Answer(
@@ -86,12 +97,13 @@ def ask(
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         seconds=time.perf_counter() - started,
+        grounded=bool(citations) if claims else None,
     )
 
 
-def serving(state: State, settings: Settings, base: bool = False) -> int | None:
+def serving(state: State, settings: Settings, choose: Choose = of_head) -> int | None:
     """The adapter that answers in a state. Behind an endpoint there is none."""
-    return None if base or settings.generator.endpoint else state.head.adapter
+    return None if settings.generator.endpoint else choose(state)
 
 
 def folder_of(memory: Memory, adapter: int | None) -> Path | None:

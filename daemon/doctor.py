@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from daemon.collisions import foreign_providers
+from daemon.quarantine import warning
 from daemon.runtime import Runtime
 from store import checks
 from store.checks import FROM_BACKUP, Problem
@@ -36,6 +37,7 @@ def _examine(runtime: Runtime, read_data: bool) -> dict[str, list[Problem]]:
     found = checks.check(runtime.memory, read_data=read_data)
     found["packages"] = list(_packages())
     found["adapters"] = list(_adapters(runtime.memory))
+    found["quarantine"] = list(_quarantine(runtime))
     return found
 
 
@@ -54,6 +56,12 @@ def _packages() -> Iterator[Problem]:
         yield Problem(
             f"{', '.join(others)} also provides a package named {package!r}; uninstall it or use a venv of its own"
         )
+
+
+def _quarantine(runtime: Runtime) -> Iterator[Problem]:
+    """What serves did not learn from what it must not learn from now."""
+    if found := warning(runtime.memory, runtime.settings.refresh.quarantine):
+        yield Problem(found)
 
 
 def _adapters(memory: Memory) -> Iterator[Problem]:

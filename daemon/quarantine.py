@@ -1,23 +1,29 @@
-"""What is searched, but never learned from."""
+"""What is searched, but never learned from; and which adapters did, before it was put there."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
+from daemon.wording import several
+from store.errors import Corrupt
 from store.globs import glob_pattern
 from store.memory import Memory
 from store.types import Example, Hit, Retrieval, Revision
+from trainers.lora import read_card
 
 
 class Quarantine:
     """The documents that `refresh.quarantine` names by their source, a tag or their path; those that are gone, by what
-    they were last. Of a document that nothing is known of any more nothing is learned either."""
+    they were last. Of a document that nothing is known of any more nothing is learned either.
 
-    def __init__(self, memory: Memory, patterns: Sequence[str]) -> None:
+    `only` names the documents that will be asked for, where they are few."""
+
+    def __init__(self, memory: Memory, patterns: Sequence[str], only: Iterable[str] | None = None) -> None:
         self._patterns = patterns
         self._memory = memory
-        live = memory.live_at(memory.head()) if patterns else {}
+        live = memory.live_at(memory.head(), only) if patterns else {}
         self._held = {document_id: self._names(revision) for document_id, revision in live.items()}
 
     def holds(self, document_id: str) -> bool:
@@ -44,6 +50,41 @@ class Quarantine:
 
     def _names(self, revision: Revision) -> bool:
         return any(_fits(revision, pattern) for pattern in self._patterns)
+
+
+def touched(memory: Memory, patterns: Sequence[str], adapters: Iterable[int]) -> dict[int, tuple[str, ...]]:
+    """Of those adapters that learned from documents in quarantine, these documents' last paths, sorted.
+
+    An adapter that was trained before its documents were put there is not changed by it. One whose card cannot be read
+    is left out: it cannot serve.
+    """
+    learned: dict[int, list[str]] = {}
+    for adapter in adapters if patterns else ():
+        with suppress(Corrupt):
+            learned[adapter] = read_card(memory.adapter_folder(adapter)).get("documents", [])
+    quarantine = Quarantine(memory, patterns, {one for some in learned.values() for one in some})
+    held = {adapter: [one for one in some if quarantine.holds(one)] for adapter, some in learned.items()}
+    return {adapter: tuple(sorted(_path(memory, one) for one in some)) for adapter, some in held.items() if some}
+
+
+def warning(memory: Memory, patterns: Sequence[str]) -> str | None:
+    """What is to be said, and done, when the adapter that serves learned from what is in quarantine now."""
+    serving = memory.head().adapter
+    if serving is None or not (paths := touched(memory, patterns, [serving]).get(serving)):
+        return None
+    snapshots = memory.snapshots()
+    others = touched(memory, patterns, {one.head.adapter for one in snapshots if one.head.adapter is not None})
+    clear = [one for one in snapshots if one.head.adapter not in others]
+    way_back = "no snapshot has one that did not; `memex forget` of these documents retires it"
+    if clear:
+        latest = max(clear, key=lambda one: (one.head.move, one.created_at))
+        way_back = f"`memex rollback {latest.name} --only model` returns to one that did not"
+    return f"adapter {serving} serves and learned from what is in quarantine now ({several(paths)}): {way_back}"
+
+
+def _path(memory: Memory, document_id: str) -> str:
+    served = memory.past.history(document_id)
+    return served[-1].revision.path if served else document_id
 
 
 def _fits(revision: Revision, pattern: str) -> bool:

@@ -22,6 +22,7 @@ def record_answer(
     extra = {
         **asked,
         "adapter": answer.adapter,
+        "grounded": answer.grounded,
         "citations": [[citation.number, citation.passage.chunk_id] for citation in answer.citations],
         "prompt_tokens": answer.prompt_tokens,
         "new_tokens": answer.new_tokens,
@@ -38,12 +39,13 @@ def record_search(memory: Memory, query: str, found: Found, seconds: float, aske
     return _record(memory, query, "search", found, {**asked, "seconds": round(seconds, 4)})
 
 
-def asked_with(k: int, filters: Filters) -> dict[str, object]:
-    """What it takes beside the question to ask again, as a retrieval keeps it; `filters_of` reads it."""
+def asked_with(k: int, filters: Filters, base: bool = False) -> dict[str, object]:
+    """What it takes beside the question to ask again, as a retrieval keeps it; `filters_of` reads the filters."""
     narrowed = {key: one for key, one in asdict(filters).items() if one}
     return {
         "k": k,
         "filters": {key: one.isoformat() if isinstance(one, datetime) else one for key, one in narrowed.items()},
+        **({"base": True} if base else {}),
     }
 
 

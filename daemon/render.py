@@ -7,7 +7,7 @@ import textwrap
 from datetime import timedelta
 from typing import Any
 
-from daemon.wording import change, local, model, moved, shortened, where
+from daemon.wording import change, local, model, moved, several, shortened, where
 
 Json = dict[str, Any]
 
@@ -50,6 +50,12 @@ def status(found: Json) -> str:
         )
     if last := found["last_refresh"]:
         lines.append(f"refresh     {last['run']}: {last['decision']}, {last['reason']} ({local(last['finished_at'])})")
+    if now := found.get("canary"):
+        asked = now["answered"]
+        lines.append(
+            f"canary      {model(now['adapter'])} answers {now['share']:.0%} of the questions, {model(now['before'])} "
+            f"the others, until {local(now['until'])}; so far {asked['canary']} and {asked['others']}"
+        )
     if last := found["last_backup"]:
         good = last["last_ok"]
         since = f"; the last good one: {local(good['at'])} to {good['dir']}" if good else ""
@@ -244,16 +250,23 @@ def refresh(done: Json) -> str:
     ]
     for name, value in done["metrics"].items():
         lines.append(f"  {name}: {_number(value)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_quarantined(done)])
 
 
 def refresh_list(found: Json) -> str:
-    lines = [
-        f"{one['run']:>4}  {local(one['started_at'])}  {one['decision']:<12} adapter {one['adapter'] or '-'}  "
-        f"{one['trigger']}; {one['reason']}"
-        for one in found["runs"]
-    ]
+    lines = []
+    for one in found["runs"]:
+        lines.append(
+            f"{one['run']:>4}  {local(one['started_at'])}  {one['decision']:<12} adapter {one['adapter'] or '-'}  "
+            f"{one['trigger']}; {one['reason']}"
+        )
+        lines += _quarantined(one)
     return "\n".join(lines) or "none"
+
+
+def _quarantined(run: Json) -> list[str]:
+    paths = run.get("quarantined", ())
+    return [f"      its adapter learned from what is in quarantine now: {several(paths)}"] if paths else []
 
 
 def doctor(found: Json) -> str:

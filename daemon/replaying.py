@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from daemon.answer import Answer, ask
+from daemon.answer import Answer, Choose, ask, bare, of_head
+from daemon.canary import chosen_for
 from daemon.operations import shapes
 from daemon.recording import filters_of
 from daemon.runtime import Runtime
 from store.difference import Difference, Moved, movements
 from store.errors import NotFound
-from store.memory import Found
+from store.memory import Found, Memory
 from store.types import Retrieval, State
 
 Json = dict[str, Any]
@@ -19,7 +20,8 @@ Json = dict[str, Any]
 def replay(runtime: Runtime, retrieval_id: str) -> Json:
     """What was found and answered, what the same state gives now, what the head gives, and what differs and why.
 
-    Both are asked with the settings in force. Raises NotFound when the version that the question saw was pruned.
+    Both are asked with the settings in force; the same state with the adapter that answered, unless that was retired
+    since. Raises NotFound when the version that the question saw was pruned.
     """
     memory = runtime.memory
     logged = memory.journal.retrieval(retrieval_id)
@@ -30,7 +32,10 @@ def replay(runtime: Runtime, retrieval_id: str) -> Json:
             f"retrieval {retrieval_id} of {logged.at:%Y-%m-%d %H:%M:%S} UTC cannot be replayed: {error}"
         ) from None
     now = memory.state()
-    again = [_ask(runtime, logged, state, then) for state in (then, now)]
+    again = [
+        _ask(runtime, logged, state, choose)
+        for state, choose in ((then, _as_answered(memory, logged)), (now, _as_asked(runtime, logged)))
+    ]
     differs = memory.past.difference(then, now)
     moved = movements(again[0][0].hits, again[1][0].hits)
     recorded = [hit["chunk_id"] for hit in logged.hits]
@@ -45,38 +50,42 @@ def replay(runtime: Runtime, retrieval_id: str) -> Json:
         "same_hits": recorded == [hit.chunk_id for hit in again[0][0].hits],
         "same_answer": logged.answer == (again[0][1].text if again[0][1] else None),
         "results": [{**shapes.moved(one), "why": _why(one, differs)} for one in moved],
-        "adapter": shapes.pair((_serves(logged, then, then), _serves(logged, now, then))),
+        "adapter": shapes.pair((again[0][1] and again[0][1].adapter, again[1][1] and again[1][1].adapter)),
         "generation": shapes.pair(differs.generation),
         "settings": {key: shapes.pair(values) for key, values in differs.settings.items()},
     }
 
 
-def _ask(runtime: Runtime, logged: Retrieval, state: State, then: State) -> tuple[Found, Answer | None]:
+def _ask(runtime: Runtime, logged: Retrieval, state: State, choose: Choose) -> tuple[Found, Answer | None]:
     k = int(logged.extra.get("k") or len(logged.hits) or runtime.settings.retrieval.k)
     filters = filters_of(logged.extra.get("filters", {}))
     if logged.mode == "search":
         return runtime.memory.search(logged.query, k, when=state, filters=filters), None
-    bare = _bare(logged, then)
     answer: Answer = runtime.with_model(
         lambda load, stop: ask(
             *(runtime.memory, load, runtime.settings, logged.query),
             k=k,
             when=state,
             filters=filters,
-            base=bare,
+            choose=choose,
             stop=stop,
         )
     )
     return answer.found, answer
 
 
-def _bare(logged: Retrieval, then: State) -> bool:
-    """Whether no adapter answered although one served."""
-    return logged.mode in ("base", "endpoint") and then.head.adapter is not None
+def _as_answered(memory: Memory, logged: Retrieval) -> Choose:
+    """The adapter that answered, which need not be the state's: a canary leaves questions to the one before."""
+    adapter = logged.extra.get("adapter")
+    retired = adapter is not None and adapter not in memory.journal.adapters()
+    return of_head if retired else lambda _state: adapter
 
 
-def _serves(logged: Retrieval, state: State, then: State) -> int | None:
-    return None if logged.mode == "search" or _bare(logged, then) else state.head.adapter
+def _as_asked(runtime: Runtime, logged: Retrieval) -> Choose:
+    """What answers when the head is asked as it was."""
+    if logged.mode == "endpoint" or logged.extra.get("base"):
+        return bare
+    return chosen_for(runtime.memory, runtime.settings, logged.query)
 
 
 def _told(found: Found, answer: Answer | None) -> Json:

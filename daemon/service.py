@@ -6,7 +6,6 @@ waits for a signal. A refresh trains in a child process, from a thread of its ow
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import logging
@@ -18,13 +17,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from daemon import heap, notify, operations
+from daemon import canary, heap, notify, operations
 from daemon.api.server import Api
 from daemon.aside import Aside
 from daemon.collecting import Control, plan
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
 from daemon.operations.backups import backup
+from daemon.quarantine import warning
 from daemon.refresh import refresh
 from daemon.runtime import Progress, Runtime
 from daemon.scan import IGNORE_FILE
@@ -32,7 +32,6 @@ from daemon.scheduler import Scheduler
 from daemon.settings import Settings
 from daemon.watcher import Watched, Watcher
 from store.errors import Corrupt, MemexError
-from store.maintenance import Upkeep
 from store.summary import summarise
 
 log = logging.getLogger("memex")
@@ -42,6 +41,7 @@ GONE_DELAY = 0.3  # what is gone may be on its way back: editors save by rename
 CHECK_SECONDS = 15.0  # how often the watcher is looked after
 AGAIN = 5.0  # seconds until the writer tries again after the disk refused
 LOOK_SECONDS = 60.0  # how often new retrievals are counted
+CANARY_SECONDS = 180.0  # how often a new adapter is compared with what served before
 
 
 class Service:
@@ -129,6 +129,8 @@ class Service:
             self.scheduler.every("retrievals", LOOK_SECONDS, self._refresh_if_asked_enough)
             if self.runtime.memory.journal.interrupted():
                 self._refresh_aside("resumed")
+        if settings.refresh.canary_share < 1:
+            self.scheduler.every("canary", CANARY_SECONDS, self._watch_canary)
 
     # --- the writer --------------------------------------------------------------------------------------------
 
@@ -248,6 +250,19 @@ class Service:
         if self.runtime.memory.journal.retrievals_since_refresh() >= self.settings.refresh.min_retrievals:
             self._refresh_aside("retrievals")
 
+    def _watch_canary(self) -> None:
+        if canary.under_way(self.runtime.memory, self.settings) is not None:
+            self.inbox.submit(self._abort_canary)
+
+    def _abort_canary(self) -> None:
+        try:
+            why = canary.abort_if_worse(self.runtime.memory, self.settings)
+        except MemexError as error:
+            log.error("the canary is to be aborted, and what served before cannot be returned to: %s", error)
+        else:
+            if why is not None:
+                log.warning("%s; what served before serves again", why)
+
     def _refresh_aside(self, trigger: str) -> None:
         self._refreshes.start(lambda: self._refresh(trigger))
 
@@ -286,7 +301,7 @@ class Service:
     def status(self) -> dict[str, Any]:
         """What the memory holds and how the daemon is."""
         modes = {name: {"mode": mode, "reason": reason} for name, (mode, reason) in self.watcher.mode().items()}
-        progress, pace = self._progress, self.runtime.pace
+        progress, pace, upkeep = self._progress, self.runtime.pace, self.runtime.upkeep
         queue = len(self.inbox) + self._in_hand + (progress.total - progress.done if progress else 0)
         return {
             **summarise(self.runtime.memory.database.path),
@@ -298,17 +313,23 @@ class Service:
             "syncing": {"done": progress.done, "total": progress.total} if progress else None,
             "watch_mode": overall_mode([mode["mode"] for mode in modes.values()]),
             "sources": modes,
-            "maintenance": _upkeep(self.runtime.upkeep),
-            "alarms": {**self.runtime.alarms, **({"writing": self._trouble} if self._trouble else {})},
+            "maintenance": upkeep and operations.shapes.upkeep(upkeep),
+            "alarms": self._alarms(),
             "ingested": {
                 name: getattr(self._ingested, name)
                 for name in ("added", "changed", "removed", "moved", "failed", "chunks_embedded")
             },
             "refreshing": self._refreshes.progress,
+            "canary": canary.shown(*found) if (found := canary.judged(self.runtime.memory, self.settings)) else None,
             "backing_up": self._backups.progress,
             "next_jobs": {name: when.isoformat() for name, when in self.scheduler.next_runs().items()},
             "uptime_seconds": round(time.time() - self.started_at, 1),
         }
+
+    def _alarms(self) -> dict[str, str]:
+        learned = warning(self.runtime.memory, self.settings.refresh.quarantine)
+        general = {"writing": self._trouble, "quarantine": learned}
+        return {**self.runtime.alarms, **{name: why for name, why in general.items() if why}}
 
     def _operations(self) -> dict[str, Any]:
         bound: dict[str, Any] = {name: functools.partial(one, self.runtime) for name, one in operations.READ.items()}
@@ -346,13 +367,6 @@ def _run(job: Callable[[], Any], future: Future[Any]) -> None:
         future.set_result(job())
     except BaseException as error:  # noqa: BLE001 - it belongs to whoever asked
         future.set_exception(error)
-
-
-def _upkeep(done: Upkeep | None) -> dict[str, Any] | None:
-    if done is None:
-        return None
-    shape = dataclasses.asdict(done.shape)
-    return {"at": done.at.isoformat(), "seconds": round(done.seconds, 3), "pruned": done.pruned, **shape}
 
 
 def overall_mode(modes: list[str]) -> str:

@@ -20,6 +20,7 @@ from store.when import parse_span
 
 DAILY = "0 3 * * *"
 HOURLY = "0 * * * *"
+LONGEST_CANARY = 24.0 * 365  # hours
 
 
 def _schedule(expression: str) -> str:
@@ -174,6 +175,8 @@ class Refresh(Section):
     warm_start: bool = True
     min_gain: Amount = 0.15
     questions: str = ""
+    canary_share: PositiveShare = 1.0
+    canary_hours: Annotated[float, Field(gt=0, le=LONGEST_CANARY)] = 24.0
     quarantine: tuple[Annotated[str, AfterValidator(_quarantined)], ...] = ()
 
 

@@ -87,6 +87,11 @@ class Journal:
         with self._database.read() as session:
             return learning.unjudged(session, limit)
 
+    def answers_since(self, move: int) -> list[Retrieval]:
+        """What was answered from the states that this move of the head and later ones made, oldest first."""
+        with self._database.read() as session:
+            return learning.answers_since(session, move)
+
     def examples(self) -> list[Example]:
         """The examples of all cycles so far, oldest first."""
         with self._database.read() as session:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -214,7 +214,7 @@ class Memory:
         with self._turn:
             return snapshots.prune(self.database, self.vectors, policy)
 
-    def roll_back(self, name: str, only: str | None = None) -> RolledBack:
+    def roll_back(self, name: str, only: str | None = None, why: str = "") -> RolledBack:
         with self._turn:
             return snapshots.roll_back(
                 self.database,
@@ -224,6 +224,7 @@ class Memory:
                 config=self._config,
                 now=self.clock(),
                 check=self._check_there,
+                why=why,
             )
 
     def forget(self, document_ids: Sequence[str]) -> forgetting.Forgotten:
@@ -355,10 +356,10 @@ class Memory:
             assert found is not None
             return documents.counts_at(session, found.move)
 
-    def live_at(self, head: Head) -> dict[str, Revision]:
-        """document id -> the revision that the catalogue says was live in that state."""
+    def live_at(self, head: Head, only: Iterable[str] | None = None) -> dict[str, Revision]:
+        """document id -> the revision that the catalogue says was live in that state; of `only` these, where given."""
         with self.database.read() as session:
-            return documents.live_at(session, head.move)
+            return documents.live_at(session, head.move, only)
 
     def by_id(self, chunk_ids: Sequence[str], head: Head | None = None) -> list[Hit]:
         """Those of the chunks that the head (or another state) has, in the order asked for."""

@@ -14,6 +14,7 @@ from store.chunking import text_of
 from store.difference import Difference, difference
 from store.errors import NotFound, UsageError
 from store.retention import Judged, Policy
+from store.snapshots import Promotion
 from store.types import Chunk, Document, Head, Revision, State
 from store.vectors import Generations
 
@@ -147,6 +148,10 @@ class Past:
                 for state in (first, second)
             ]
         return difference(first.head, second.head, changes, (settings[0], settings[1]))
+
+    def promotion(self, since: datetime) -> Promotion | None:
+        """The promotion by which the head's adapter serves (see `snapshots.promotion`)."""
+        return snapshots.promotion(self._database, since)
 
     def judged(self, policy: Policy) -> Judged:
         """What pruning the snapshots would keep and remove."""

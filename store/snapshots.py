@@ -41,6 +41,14 @@ class RolledBack:
     held: int
 
 
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """How the adapter that serves came to. `before` is the snapshot of the state before, which undoes it."""
+
+    head: Head
+    before: Snapshot
+
+
 def create(
     database: Database,
     vectors: Generations,
@@ -95,7 +103,7 @@ def promote(
     before, after = (
         protect(database, vectors, name=name, reason=reason, config=config, now=clock())
         for name, reason in (
-            (f"before-adapter-{adapter:04d}", f"before adapter {adapter} began to serve"),
+            (_before(adapter), f"before adapter {adapter} began to serve"),
             (f"adapter-{adapter:04d}", f"adapter {adapter} began to serve"),
         )
     )
@@ -108,11 +116,26 @@ def promote(
             generation=before.head.generation,
             version=before.head.version,
             adapter=adapter,
-            reason=f"adapter {adapter} promoted",
+            reason=_promoted(adapter),
         )
         history.add_snapshot(session, replace(before, undoes="promotion"))
         history.add_snapshot(session, replace(after, head=head))
     return head
+
+
+def promotion(database: Database, since: datetime) -> Promotion | None:
+    """The promotion by which the head's adapter serves.
+
+    None when it was before `since`, when a rollback of the model or another promotion came after it, and when the
+    snapshot of the state before it is gone.
+    """
+    with database.read() as session:
+        head, chosen = heads.head(session), heads.latest_choice(session, since)
+        assert head is not None
+        if head.adapter is None or chosen is None or chosen.reason != _promoted(head.adapter):
+            return None
+        before = history.snapshot(session, _before(head.adapter))
+    return None if before is None else Promotion(chosen, before)
 
 
 def pin(database: Database, name: str, pinned: bool) -> Snapshot:
@@ -215,11 +238,13 @@ def roll_back(
     config: str,
     now: datetime,
     check: Callable[[Head], None],
+    why: str = "",
 ) -> RolledBack:
     """Return the head to a snapshot: whole, or one half of it.
 
-    `check` is given the head to return to and raises when something that it names is missing. A kill at any point
-    after the intent is written is completed by the next start (`complete`).
+    `check` is given the head to return to and raises when something that it names is missing. `why` says what is wrong
+    with the adapter that serves: it stands in the move's reason and with the adapter's run. A kill at any point after
+    the intent is written is completed by the next start (`complete`).
     """
     _check_half(only)
     with database.read() as session:
@@ -234,7 +259,7 @@ def roll_back(
         config=config,
         now=now,
     )
-    intent = history.Intent(name, only, safety.name)
+    intent = history.Intent(name, only, safety.name, why)
     with database.write() as session:
         history.add_snapshot(session, replace(safety, undoes="rollback"))
         history.write_intent(session, intent)
@@ -263,8 +288,12 @@ def complete(database: Database, vectors: Generations, intent: history.Intent, n
             generation=index.generation,
             version=version,
             adapter=model.adapter,
-            reason=f"rollback to {intent.snapshot}" + (f" ({intent.only} only)" if intent.only else ""),
+            reason=f"rollback to {intent.snapshot}"
+            + (f" ({intent.only} only)" if intent.only else "")
+            + (f": {intent.why}" if intent.why else ""),
         )
+        if intent.why and before.adapter is not None:
+            learning.abort_adapter(session, before.adapter, intent.why)
         changed = [] if intent.only == "model" else history.changes(session, before.move, target.move)
         held = history.reconcile(session, changed, head=head, snapshot=intent.snapshot)
     return RolledBack(intent.snapshot, intent.safety, head, held)
@@ -293,6 +322,16 @@ def _busy(session: Session) -> tuple[str, ...]:
 def _halves(before: Head, target: Head, only: str | None) -> tuple[Head, Head]:
     """The states that index and model are taken from."""
     return (before if only == "model" else target), (before if only == "index" else target)
+
+
+def _before(adapter: int) -> str:
+    """The name of the snapshot of the state before an adapter's promotion."""
+    return f"before-adapter-{adapter:04d}"
+
+
+def _promoted(adapter: int) -> str:
+    """Why the head moved to an adapter."""
+    return f"adapter {adapter} promoted"
 
 
 def _named(session: Session, name: str) -> Snapshot:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from daemon.answer import Answer, Load, serving
+from daemon.answer import Answer, Choose, Load, bare, of_head, serving
 from daemon.answer import ask as answer_question
+from daemon.canary import chosen_for
 from daemon.operations import shapes
 from daemon.operations.shapes import Depth, Json
 from daemon.recording import asked_with, record_answer, record_search
@@ -76,23 +77,26 @@ def ask(
     filters = _filters(runtime, source, domain, tag, path, *times)
     memory, settings = runtime.memory, runtime.settings
     k = settings.retrieval.k if k is None else k
+    asked = asked_with(k, filters, base)
+    choose: Choose = bare if base else of_head if at is not None else chosen_for(memory, settings, question)
 
-    def key(state: State) -> tuple[Hashable, ...]:
-        return state.head.generation, state.head.version, serving(state, settings, base), question, k, filters
+    def key(state: State, adapter: int | None) -> tuple[Hashable, ...]:
+        return state.head.generation, state.head.version, adapter, question, k, filters
 
-    if kept := runtime.answers.get(key(state := memory.state(at))):
+    state = memory.state(at)
+    if kept := runtime.answers.get(key(state, serving(state, settings, choose))):
         if on_token:
             on_token(kept.text)
         kept = replace(kept, found=replace(kept.found, state=state), seconds=0.0)
-        return _told(record_answer(memory, settings, question, kept, asked_with(k, filters)), settings)
+        return _told(record_answer(memory, settings, question, kept, asked), settings)
 
     def use(load: Load, stop: Callable[[], bool]) -> Answer:
-        how: dict[str, Any] = {"k": k, "when": at, "filters": filters, "base": base}
+        how: dict[str, Any] = {"k": k, "when": at, "filters": filters, "choose": choose}
         return answer_question(memory, load, settings, question, **how, on_token=on_token, stop=stop)
 
-    answer = record_answer(memory, settings, question, runtime.with_model(use, stop), asked_with(k, filters))
+    answer = record_answer(memory, settings, question, runtime.with_model(use, stop), asked)
     if answer.retrieval_id and not answer.found.remarks:
-        runtime.answers.put(key(answer.found.state), answer)
+        runtime.answers.put(key(answer.found.state, answer.adapter), answer)
     return _told(answer, settings)
 
 

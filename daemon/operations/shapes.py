@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from store.difference import Difference, Moved
+from store.maintenance import Upkeep
 from store.past import Served
 from store.types import Document, Evaluation, Hit, Run, Snapshot, State
 
@@ -133,3 +134,8 @@ def run(run: Run) -> Json:
     shown = {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in asdict(run).items()}
     shown["seconds"] = (run.finished_at - run.started_at).total_seconds() if run.finished_at else None
     return shown
+
+
+def upkeep(done: Upkeep) -> Json:
+    shape = asdict(done.shape)
+    return {"at": done.at.isoformat(), "seconds": round(done.seconds, 3), "pruned": done.pruned, **shape}

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, func, union, update
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, and_, col, or_, select
 
 from store.catalogue.tables import (
     GenerationRow,
@@ -68,6 +68,15 @@ def at_version(session: Session, generation: str, version: int) -> Head | None:
 def at_time(session: Session, when: datetime) -> Head | None:
     """The newest state at or before `when` that is still there."""
     query = select(MoveRow).where(MoveRow.at <= when, col(MoveRow.kept)).order_by(col(MoveRow.move).desc()).limit(1)
+    row = session.exec(query).one_or_none()
+    return None if row is None else as_head(row)
+
+
+def latest_choice(session: Session, since: datetime) -> Head | None:
+    """The state that the latest promotion, or rollback of more than the index, made at or after `since`."""
+    why = col(MoveRow.reason)
+    chosen = or_(why.like("% promoted"), and_(why.like("rollback to %"), why.not_like("%(index only)")))
+    query = select(MoveRow).where(MoveRow.at >= since, chosen).order_by(col(MoveRow.move).desc()).limit(1)
     row = session.exec(query).one_or_none()
     return None if row is None else as_head(row)
 

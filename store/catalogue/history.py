@@ -14,11 +14,15 @@ from store.types import Head, Hold, Revision, Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A rollback that has begun: to which snapshot, which half of it, and the snapshot of the state before."""
+    """A rollback that has begun: to which snapshot, which half of it, and the snapshot of the state before.
+
+    `why` is there when the adapter that serves is what must go: see `snapshots.roll_back`.
+    """
 
     snapshot: str
     only: str | None
     safety: str
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,12 @@ def recount(session: Session) -> None:
 
 def intent(session: Session) -> Intent | None:
     row = session.get(IntentRow, 1)
-    return None if row is None else Intent(row.snapshot, row.only, row.safety)
+    return None if row is None else Intent(row.snapshot, row.only, row.safety, row.why)
 
 
 def write_intent(session: Session, intent: Intent) -> None:
     """In place of one that a rollback which failed could not take back."""
-    session.merge(IntentRow(id=1, snapshot=intent.snapshot, only=intent.only, safety=intent.safety))
+    session.merge(IntentRow(id=1, snapshot=intent.snapshot, only=intent.only, safety=intent.safety, why=intent.why))
 
 
 def clear_intent(session: Session) -> None:

@@ -57,6 +57,12 @@ def unjudged(session: Session, limit: int) -> list[Retrieval]:
     return _newest(session, query, limit)
 
 
+def answers_since(session: Session, move: int) -> list[Retrieval]:
+    """The answers from the states that this move and later ones made, oldest first."""
+    query = select(RetrievalRow).where(col(RetrievalRow.answer).is_not(None), RetrievalRow.move >= move)
+    return [_as_retrieval(row) for row in session.exec(query.order_by(col(RetrievalRow.at)))]
+
+
 def _newest(session: Session, query: SelectOfScalar[RetrievalRow], limit: int) -> list[Retrieval]:
     rows = session.exec(query.order_by(col(RetrievalRow.at).desc()).limit(limit))
     return [_as_retrieval(row) for row in rows]
@@ -141,6 +147,15 @@ def set_adapter_state(session: Session, adapter: int, state: str) -> None:
     row = session.get(AdapterRow, adapter)
     assert row is not None
     row.state = state
+
+
+def abort_adapter(session: Session, adapter: int, why: str) -> None:
+    """It was promoted, and is found wanting: it is no choice when another one is forgotten, and its run says why."""
+    row = session.get(AdapterRow, adapter)
+    run = session.get(RunRow, row.run) if row else None
+    assert row is not None
+    assert run is not None
+    row.state, run.reason = "aborted", f"{run.reason}; {why}"
 
 
 def _body(example: Example) -> dict[str, Any]:

@@ -156,6 +156,7 @@ class IntentRow(SQLModel, table=True):
     snapshot: str
     only: str | None = None
     safety: str
+    why: str = ""
 
 
 class ForgettingRow(SQLModel, table=True):
@@ -236,4 +237,4 @@ class AdapterRow(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcTime)
     base: str
     sha256: str
-    state: str  # candidate, promoted, retired
+    state: str  # candidate, promoted, aborted (as a canary), retired

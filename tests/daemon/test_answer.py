@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daemon import operations
-from daemon.answer import Answer, ask
+from daemon.answer import Answer, ask, bare
 from daemon.recording import asked_with, record_answer
 from daemon.settings import Generator, Retrieval
 from store.errors import NotFound, UsageError
@@ -45,12 +45,13 @@ def test_an_answer_names_its_state_its_passage_and_is_kept(kitchen: World) -> No
     (citation,) = answer.citations
     assert citation.passage.location == str(kitchen.docs / "bread.txt")
     assert citation.passage.chunk_id in {hit.chunk_id for hit in answer.found.hits}
-    assert (answer.adapter, answer.prompt_tokens, answer.new_tokens) == (None, 50, 3)
+    assert (answer.adapter, answer.prompt_tokens, answer.new_tokens, answer.grounded) == (None, 50, 3, True)
     kept = kitchen.runtime.memory.journal.retrieval(answer.retrieval_id)
     assert (kept.query, kept.answer, kept.mode) == ("Bread bakes for how many minutes?", "40 minutes [1]", "base")
     assert kept.move == kitchen.runtime.memory.head().move
     assert [hit["chunk_id"] for hit in kept.hits] == [hit.chunk_id for hit in answer.found.hits]
     assert list(kept.extra["citations"]) == [[1, citation.passage.chunk_id]]
+    assert (kept.extra["grounded"], kept.extra["adapter"]) == (True, None)
 
 
 def test_the_passages_come_before_the_question(kitchen: World) -> None:
@@ -77,14 +78,14 @@ def test_nothing_near_is_not_in_the_documents_and_loads_no_model(
 @pytest.mark.parametrize("said", ["Not in the documents.", "not in the documents, sorry"])
 def test_what_the_model_does_not_find_is_not_in_the_documents(kitchen: World, said: str) -> None:
     answer = put(kitchen, Model(said), "Bread bakes at which altitude?")
-    assert (answer.text, answer.citations) == (ABSENT, ())
+    assert (answer.text, answer.citations, answer.grounded) == (ABSENT, (), None)
     assert answer.remarks
 
 
 @pytest.mark.parametrize("said", ["90 minutes [1]", "", "Yes.", "The captain sails to Norway"])
 def test_what_no_passage_holds_is_not_in_the_documents(kitchen: World, said: str) -> None:
     answer = put(kitchen, Model(said), "Bread bakes for how many minutes?")
-    assert (answer.text, answer.citations) == (ABSENT, ())
+    assert (answer.text, answer.citations, answer.grounded) == (ABSENT, (), False)
     assert repr(said) in answer.remarks[-1]
 
 
@@ -112,7 +113,7 @@ def test_the_adapter_of_the_state_serves_and_base_leaves_it_out(kitchen: World) 
     answer = put(kitchen, model, "Bread bakes for how many minutes?")
     assert (answer.adapter, model.adapter) == (number, folder)
     assert memory.journal.retrieval(answer.retrieval_id).mode == "adapter"
-    for arguments in ({"base": True}, {"when": "bare"}):
+    for arguments in ({"choose": bare}, {"when": "bare"}):
         answer = put(kitchen, model, "Bread bakes for how many minutes?", **arguments)
         assert (answer.adapter, model.adapter) == (None, None)
     (folder / "card.json").unlink()

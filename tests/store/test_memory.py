@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from store.catalogue import forgetting
 from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
 from store.memory import Memory
 from store.types import Batch, Ended, Failed, Filters, Labels, Rehome, Seen, Stat
@@ -172,6 +173,56 @@ def test_promotion_moves_the_head_and_can_be_rolled_back_alone(memory: Memory) -
     memory.roll_back("before-adapter-0001", only="model")
     assert memory.head().adapter is None
     assert set(texts(memory)) == {"a", "b"}
+
+
+def test_a_promotion_counts_until_somebody_chooses_a_model_again(memory: Memory) -> None:
+    remember(memory, a="alpha")
+    memory.snapshot("bare")
+    start = memory.clock()
+    assert memory.past.promotion(start) is None
+    _promote(memory, 1)
+    _promote(memory, 2)
+    promoted = memory.head()
+    remember(memory, b="beta")
+    memory.roll_back("bare", only="index")
+    found = memory.past.promotion(start)
+    assert found is not None
+    assert (found.head, found.before.name, found.before.head.adapter) == (promoted, "before-adapter-0002", 1)
+    assert memory.past.promotion(memory.clock()) is None, "it was before"
+    memory.roll_back("adapter-0002")
+    assert memory.head().adapter == 2
+    assert memory.past.promotion(start) is None
+
+
+def test_a_promotion_that_cannot_be_undone_counts_no_more(memory: Memory) -> None:
+    start = memory.clock()
+    _promote(memory, 1)
+    assert memory.past.promotion(start) is not None
+    memory.delete_snapshot("before-adapter-0001")
+    assert memory.past.promotion(start) is None
+
+
+def test_why_an_adapter_was_rolled_back_is_kept_even_if_it_was_cut_off(
+    memory: Memory, open_memory: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    _promote(memory, 1)
+    _promote(memory, 2)
+    monkeypatch.setattr("store.snapshots.history.reconcile", die)
+    with pytest.raises(Killed):
+        memory.roll_back("before-adapter-0002", "model", "too slow")
+    monkeypatch.undo()
+    memory.close()
+    again = open_memory()
+    assert (again.head().adapter, again.head().reason) == (1, "rollback to before-adapter-0002 (model only): too slow")
+    assert [one.reason for one in again.journal.runs()] == ["test; too slow", "test"]
+    with again.database.read() as session:
+        assert forgetting.newest_promoted(session) == 1, "what was rolled back so does not come back by forgetting"
 
 
 def test_an_edit_ends_a_hold_and_a_touch_does_not(memory: Memory) -> None:
