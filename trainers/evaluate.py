@@ -6,7 +6,7 @@ so and 0 otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from store.types import Example
@@ -16,6 +16,7 @@ from trainers.examples import by_passages
 from trainers.metrics import exact_match, token_f1
 from trainers.model import LanguageModel
 
+AT_ONCE = 16  # answers: a token more for each of so many costs hardly more than one for one
 # General English that no refresh trains on: its cross-entropy says whether the model forgets how to speak.
 GENERAL = (
     "The ferry left the harbour a little after six, when the lamps along the quay were still lit. Most of the "
@@ -75,13 +76,27 @@ def answer(
 
     `key` names the model in `kept`: what is there is not asked again. `progress` gets how many answers came.
     """
-    for page in by_passages(examples):
-        asked = [example for example in page if kept.get(key, example.example_id) is None]
-        if asked:
-            texts = model.generate_batch([prompt.messages(one.question, one.passages) for one in asked], max_new_tokens)
-            kept.keep(key, {one.example_id: text for one, text in zip(asked, texts, strict=True)})
-        progress(len(page))
+    asked = [example for example in examples if kept.get(key, example.example_id) is None]
+    progress(len(examples) - len(asked))
+    for pages in _some(by_passages(asked)):
+        chats = [[prompt.messages(one.question, one.passages) for one in page] for page in pages]
+        texts = model.generate_pages(chats, max_new_tokens)
+        ids = [one.example_id for page in pages for one in page]
+        kept.keep(key, dict(zip(ids, texts, strict=True)))
+        progress(len(ids))
     return [score(example, kept.get(key, example.example_id) or "") for example in examples]
+
+
+def _some(pages: Sequence[list[Example]]) -> Iterator[list[list[Example]]]:
+    """Whole pages, about AT_ONCE examples at a time."""
+    some: list[list[Example]] = []
+    for page in pages:
+        some.append(page)
+        if sum(map(len, some)) >= AT_ONCE:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def general(model: LanguageModel) -> list[Score]:

@@ -195,15 +195,16 @@ class LanguageModel:
                 said = text
 
         prompt = self.encode(messages)
-        ids = self._decode([prompt], max_new_tokens, tell if on_token else None, stop)[0]
+        ids = self._decode([[prompt]], max_new_tokens, tell if on_token else None, stop)[0]
         text = self._text(ids)
         if on_token and len(text) > len(said):  # held back as half a character, and it ends like that
             on_token(text[len(said) :])
         return Generation(text.strip(), len(prompt), len(ids), time.perf_counter() - started)
 
-    def generate_batch(self, chats: Sequence[Sequence[dict[str, str]]], max_new_tokens: int) -> list[str]:
-        """Greedy answers to several chats at once, the same as one by one. Chats of like length waste the least."""
-        decoded = self._decode([self.encode(chat) for chat in chats], max_new_tokens)
+    def generate_pages(self, pages: Sequence[Sequence[Sequence[dict[str, str]]]], max_new_tokens: int) -> list[str]:
+        """Greedy answers to several chats at once, the same as one by one, in their order. What all chats of a page
+        begin with, such as the same passages, is read once."""
+        decoded = self._decode([[self.encode(chat) for chat in page] for page in pages], max_new_tokens)
         return [self._text(ids).strip() for ids in decoded]
 
     def nll(self, texts: Sequence[str]) -> float:
@@ -221,33 +222,35 @@ class LanguageModel:
 
     def _decode(
         self,
-        prompts: Sequence[list[int]],
+        pages: Sequence[Sequence[list[int]]],
         max_new_tokens: int,
         tell: Callable[[list[int]], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> list[list[int]]:
-        """Greedy continuation of each prompt; `tell` gets the first prompt's ids after each of its tokens."""
+        """Greedy continuation of each page's prompts; `tell` gets the first prompt's ids after each of its tokens."""
         import torch
 
         # As transformers calls it since 5.2x, for models that have followed.
         name = "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
         device = self.model.device
-        # What all prompts begin with, such as the same passages, is read once.
-        shared = shared_tokens(prompts) if len(prompts) > 1 else 0
-        tails = [prompt[shared:] for prompt in prompts]
-        width = max(map(len, tails))
+        alone = sum(map(len, pages)) == 1  # then there is nothing to share
+        shared = [0 if alone else shared_tokens(page) for page in pages]
         # Padded on the left, so that every answer starts in the same column; positions count real tokens only.
-        ids = torch.tensor([[0] * (width - len(tail)) + tail for tail in tails], device=device)
-        rows = [[1] * shared + [0] * (width - len(tail)) + [1] * len(tail) for tail in tails]
-        mask = torch.tensor(rows, device=device)
-        answers: list[list[int]] = [[] for _ in prompts]
-        live = set(range(len(prompts)))
+        tails = [(first, prompt[first:]) for first, page in zip(shared, pages, strict=True) for prompt in page]
+        most, width = max(shared), max(len(tail) for _, tail in tails)
+        ids = torch.tensor([[0] * (width - len(tail)) + tail for _, tail in tails], device=device)
+        seen = [_padded(first, most) + _padded(len(tail), width) for first, tail in tails]
+        mask = torch.tensor(seen, device=device)
+        answers: list[list[int]] = [[] for _ in tails]
+        live = set(range(len(tails)))
         cache = None
         with torch.inference_mode():
-            if shared:
-                first = torch.tensor([prompts[0][:shared]], device=device)
-                cache = getattr(self.model(input_ids=first, use_cache=True, logits_to_keep=1), name)
-                cache.batch_repeat_interleave(len(prompts))
+            if most:
+                caches = []
+                for first, page in zip(shared, pages, strict=True):
+                    begun = torch.tensor([page[0][: max(first, 1)]], device=device)
+                    caches.append(getattr(self.model(input_ids=begun, use_cache=True, logits_to_keep=1), name))
+                cache = _joined(caches, [len(page) for page in pages], most)
             for _ in range(max_new_tokens):
                 if not live or (stop and stop()):
                     break
@@ -281,3 +284,25 @@ class LanguageModel:
         for token in self.tokenizer.all_special_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
+
+
+def _padded(ones: int, width: int) -> list[int]:
+    return [0] * (width - ones) + [1] * ones
+
+
+def _joined(caches: Sequence[Any], rows: Sequence[int], width: int) -> Any:
+    """One cache for all rows: of each page's as many copies as it has, padded on the left to `width` tokens."""
+    from torch.nn.functional import pad
+
+    def together(parts: Sequence[Any]) -> Any:
+        import torch
+
+        wide = [pad(part, (0, 0, width - part.shape[-2], 0)) for part in parts]
+        return torch.cat([part.expand(count, -1, -1, -1) for part, count in zip(wide, rows, strict=True)])
+
+    whole = caches[0]
+    for number, layer in enumerate(whole.layers):
+        layer.keys, layer.values = (
+            together([getattr(cache.layers[number], kind) for cache in caches]) for kind in ("keys", "values")
+        )
+    return whole

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("embedding", "ingest", "daemon", "store", "retrieval", "quality")
+BENCHES = ("embedding", "ingest", "daemon", "store", "retrieval", "quality", "learning")
 RESULTS = Path(__file__).parent / "results"
 # figure -> (at least, at most)
 TARGETS: dict[str, tuple[float | None, float | None]] = {
@@ -61,6 +61,13 @@ TARGETS: dict[str, tuple[float | None, float | None]] = {
     "hybrid_least_gain": (0.0, None),
     "bm25_farthest_from_reference": (None, 0.02),
     "vector_least_over_exact": (-0.005, None),
+    "train_upper_one_epoch_over_plain": (None, 0.8),
+    "train_upper_three_epochs_over_plain": (None, 0.5),
+    "train_upper_losses_apart": (None, 0.01),
+    "train_all_one_epoch_over_plain": (None, 0.8),
+    "train_all_losses_apart": (None, 0.01),
+    "evaluate_over_one_by_one": (None, 0.4),
+    "evaluate_same_answers": (1.0, None),
 }
 
 

@@ -31,7 +31,7 @@ def test_evaluate_scores_every_item_in_order_and_the_general_text(tiny_path: Pat
     steps: list[int] = []
     scores = evaluate.answer(model, "m", items, Answers(tmp_path / "a.jsonl"), 4, steps.append)
     assert [s.example_id for s in scores] == [item.example_id for item in items]
-    assert steps == [1, 1, 1]
+    assert steps == [0, 3]
     general = evaluate.general(model)
     assert {s.set for s in general} == {"general"}
     assert len(general) == len(evaluate.GENERAL)
@@ -49,7 +49,7 @@ def test_what_a_model_answered_once_is_not_asked_again(tiny_path: Path, tmp_path
     def refuse(*_: object) -> list[str]:
         raise AssertionError("asked again")
 
-    model.generate_batch = refuse  # type: ignore[method-assign]
+    model.generate_pages = refuse  # type: ignore[method-assign]
     again = Answers(tmp_path / "a.jsonl")
     assert evaluate.answer(model, "m", items[:3], again, 4) == first
     with pytest.raises(AssertionError, match="asked again"):

@@ -19,7 +19,10 @@ CHATS = [
 
 def test_a_batch_answers_as_one_by_one(tiny_path: Path) -> None:
     model = LanguageModel.load(tiny_path, device="cpu")
-    assert model.generate_batch(CHATS, 12) == [model.generate(chat, 12).text for chat in CHATS]
+    one_by_one = [model.generate(chat, 12).text for chat in CHATS]
+    assert model.generate_pages([CHATS], 12) == one_by_one
+    assert model.generate_pages([[chat] for chat in CHATS], 12) == one_by_one
+    assert model.generate_pages([CHATS[:1], CHATS[1:3], CHATS[3:]], 12) == one_by_one
 
 
 def test_generation_matches_transformers(tiny_path: Path) -> None:
