@@ -1,0 +1,115 @@
+"""A whole cycle with its real child: what is done after a kill, and what a control leaves out."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.collecting import collect, power, recipe
+from daemon.refresh import folder_of, refresh
+from daemon.settings import Generator, Refresh
+from store.errors import TrainingFailed
+from tests.daemon.conftest import World
+from tests.daemon.test_learning import CREATURES, text
+from tests.trainers.conftest import tiny_path  # noqa: F401 - a fixture
+from trainers import answers, cycle
+
+
+@pytest.fixture
+def farm(world: World, tiny_path: Path) -> World:  # noqa: F811
+    for name in CREATURES:
+        world.write(f"{name}.md", text(name, "river"))
+    world.reopen(generator=Generator(model=str(tiny_path)), refresh=Refresh(minutes=1.0, max_steps=3))
+    world.sync()
+    return world
+
+
+def learn(world: World, stop_at: str = "", **how: Any) -> dict[str, Any]:
+    stop = threading.Event()
+
+    def watch(progress: dict[str, Any]) -> None:
+        if stop_at and progress["stage"] == stop_at:
+            stop.set()
+
+    return refresh(world.runtime, trigger="test", on_progress=watch, stop=stop, **how)
+
+
+def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World) -> None:
+    told = power(farm.runtime)
+    assert told.startswith(f"{recipe(farm.runtime).fresh} fresh items show a gain of ")
+    assert "set refresh.minutes = " in told
+    farm.reopen(refresh=Refresh(minutes=60.0))
+    assert "set refresh.minutes" not in power(farm.runtime)
+
+
+def test_a_cycle_that_was_stopped_is_gone_on_with(farm: World) -> None:
+    memory = farm.runtime.memory
+    with pytest.raises(TrainingFailed, match="stopped"):
+        learn(farm, stop_at="evaluate")
+    (run,) = memory.journal.runs()
+    folder = folder_of(farm.runtime, run.run)
+    before = (folder / cycle.EXAMPLES).read_bytes()
+    assert (folder / cycle.CHECKPOINT).is_file()
+    assert run.finished_at is None
+    farm.reopen()  # as after a kill
+    assert [one.decision for one in farm.runtime.memory.journal.runs()] == ["interrupted"]
+    done = learn(farm)
+    assert done["run"] == run.run
+    assert done["decision"] in ("promote", "reject", "inconclusive")
+    assert (folder / cycle.EXAMPLES).read_bytes() == before, "the examples are those of before"
+    assert done["metrics"]["steps"] == 3
+    assert (folder.parent / answers.FILE).is_file()
+    assert not (folder / cycle.CHECKPOINT).exists()
+
+
+def test_a_cut_cycle_whose_incumbent_serves_no_more_has_failed(farm: World) -> None:
+    memory = farm.runtime.memory
+    run = memory.journal.begin_run(trigger="test", move=memory.head().move, incumbent=7)
+    farm.reopen()
+    done = learn(farm)
+    assert done["run"] != run
+    assert farm.runtime.memory.journal.run(run).decision == "failed"
+    assert "serves no more" in farm.runtime.memory.journal.run(run).reason
+
+
+@pytest.mark.parametrize("control", ["aa", "padding", "no-distractors", "no-replay"])
+def test_a_control_changes_nothing(farm: World, control: str) -> None:
+    head = farm.runtime.memory.head()
+    done = learn(farm, control=control)
+    assert done["decision"] == "control"
+    assert done["metrics"]["control"] == control
+    assert done["metrics"]["outcome"] in ("promote", "reject", "inconclusive")
+    assert done["adapter"] is None
+    assert farm.runtime.memory.head() == head
+    assert farm.runtime.memory.journal.examples() == [], "and nothing of it is replayed"
+    assert not folder_of(farm.runtime, done["run"]).exists()
+    assert farm.runtime.memory.journal.runs()[0].trigger == f"control {control}"
+
+
+def test_controls_leave_out_what_they_say(farm: World) -> None:
+    memory = farm.runtime.memory
+    farm.reopen(refresh=Refresh(minutes=4.0, max_steps=3, replay=0.5))
+    memory = farm.runtime.memory
+    run = memory.journal.begin_run(trigger="test", move=1, incumbent=None)
+    memory.journal.add_examples(run, collect(farm.runtime, episode=run))
+
+    def trained(control: Any) -> list[Any]:
+        return [one for one in collect(farm.runtime, run + 1, control) if one.split == "train"]
+
+    assert any(one.episode == run for one in trained(None))
+    assert all(one.episode == run + 1 for one in trained("padding"))
+    assert all(one.episode == run + 1 for one in trained("no-replay"))
+    assert all(len(one.passages) == 1 for one in trained("no-distractors") if one.episode == run + 1)
+    assert any(len(one.passages) > 1 for one in trained(None))
+
+
+def test_given_questions_are_learned_from(farm: World, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"question": "How heavy does the heron get?", "answers": ["5 kilograms"]}\n')
+    farm.reopen(refresh=Refresh(questions=str(asked)))
+    (given, *_) = [one for one in collect(farm.runtime, episode=1) if one.kind == "given" and one.gold is not None]
+    assert (given.question, given.target) == ("How heavy does the heron get?", "5 kilograms")
+    assert "5 kilograms" in given.passages[given.gold or 0].text
