@@ -20,6 +20,8 @@ from trainers.child import run_child
 from trainers.files import write_json
 from trainers.model import first_layer, resolve
 
+CONTROL = "control"
+
 
 def refresh(
     runtime: Runtime,
@@ -36,7 +38,7 @@ def refresh(
     run is kept as failed then.
     """
     memory, head, write = runtime.memory, runtime.memory.head(), runtime.write
-    run, folder = _begun(runtime, f"control {control}" if control else trigger, head, control)
+    run, folder = _begun(runtime, f"{CONTROL} {control}" if control else trigger, head, control)
     on_progress({"stage": f"collect ({power(runtime)})", "done": 0, "total": 1})
     try:
         if not (folder / cycle.JOB).is_file():
@@ -48,12 +50,14 @@ def refresh(
             return write(lambda: _note_control(runtime, run, control, evidence))  # type: ignore[no-any-return]
         return write(lambda: _conclude(runtime, run, folder, head, evidence))  # type: ignore[no-any-return]
     except Exception as error:
-        if not stop.is_set():  # else the next start goes on with it
+        if control or not stop.is_set():  # else the next start goes on with it
             reason = str(error)
             write(lambda: memory.journal.end_run(Ended(run, "failed", reason)))
         raise
     finally:
-        if not stop.is_set():
+        if control:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif not stop.is_set():
             shutil.rmtree(folder / cycle.ADAPTER, ignore_errors=True)  # moved away by then, if it is to be kept
 
 
@@ -61,9 +65,10 @@ def _begun(runtime: Runtime, trigger: str, head: Head, control: Control | None) 
     """The run that a kill cut off, if what it compares with still serves; else a new one, with its examples and job."""
     memory, write = runtime.memory, runtime.write
     for cut in memory.journal.interrupted():
-        folder = folder_of(runtime, cut.run)
-        if (folder / cycle.JOB).is_file() and cut.incumbent == head.adapter and not control:
+        folder, was_control = folder_of(runtime, cut.run), cut.trigger.startswith(CONTROL)
+        if (folder / cycle.JOB).is_file() and cut.incumbent == head.adapter and not control and not was_control:
             return cut.run, folder
+        shutil.rmtree(folder, ignore_errors=True)
         ended = Ended(cut.run, "failed", "memex ended during the cycle, and what served then serves no more")
         write(partial(memory.journal.end_run, ended))
     run = write(lambda: memory.journal.begin_run(trigger=trigger, move=head.move, incumbent=head.adapter))
@@ -136,7 +141,6 @@ def _note_control(runtime: Runtime, run: int, control: Control, evidence: Mappin
     reason = f"the gate would {decision['outcome']}: {decision['reason']}"
     metrics = {**_metrics(evidence), "control": control, "outcome": decision["outcome"]}
     runtime.memory.journal.end_run(Ended(run, "control", reason, None, evidence["examples"], metrics))
-    shutil.rmtree(folder_of(runtime, run), ignore_errors=True)
     return _result(runtime, run)
 
 
@@ -147,7 +151,12 @@ def _conclude(runtime: Runtime, run: int, folder: Path, before: Head, evidence: 
     reason: str = evidence["decision"]["reason"]
     if memory.head().adapter != before.adapter:
         outcome, reason = "inconclusive", "another adapter began to serve during the cycle; run it again"
-    adapter = memory.journal.add_adapter(run, base=runtime.settings.generator.model, sha256=evidence["adapter_sha256"])
+    adapter = memory.journal.add_adapter(
+        run,
+        base=runtime.settings.generator.model,
+        sha256=evidence["adapter_sha256"],
+        start=before.adapter if evidence["warm"] else None,
+    )
     kept = memory.adapter_folder(adapter)
     kept.parent.mkdir(exist_ok=True)
     shutil.rmtree(kept, ignore_errors=True)  # of a run that was killed before its adapter had a row

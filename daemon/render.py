@@ -261,6 +261,8 @@ def refresh_list(found: Json) -> str:
             f"{one['trigger']}; {one['reason']}"
         )
         lines += _quarantined(one)
+    if (moved := found["backward_transfer"]) is not None:
+        lines.append(f"F1 on what earlier cycles taught, since then: {moved:+.3f}")
     return "\n".join(lines) or "none"
 
 

@@ -63,13 +63,17 @@ def complete(
         named = history.snapshots(session)
         contents = {one.content for document_id in ids for one in documents.history(session, document_id)}
         runs = forgetting.runs_with(session, ids)
+        untouched = forgetting.runs_without(session, ids)
         files = [one for one in documents.known(session) if one.document_id in ids and one.content is not None]
     assert head is not None
     states = [one.head for one in named]
     sweep_tags(database, vectors, head.generation)  # what an error left would keep an old version
     _forget_vectors(vectors, cache, [*states, head], ids, contents)
-    for run in runs:
-        shutil.rmtree(state_dir / "refresh" / f"{run:04d}", ignore_errors=True)
+    for left in (state_dir / "refresh").glob("*"):  # also what a control was killed with, whose examples nobody listed
+        if not left.name.isdecimal():
+            left.unlink()
+        elif int(left.name) not in untouched:
+            shutil.rmtree(left, ignore_errors=True)
     touched = sorted({one.version for one in states if first is not None and one.move >= first} - {head.version})
     rewritten = {version: vectors.purge(head.generation, version, ids) for version in touched}
     rewritten[head.version] = version = vectors.purge(head.generation, head.version, ids)

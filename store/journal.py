@@ -60,10 +60,11 @@ class Journal:
         with self._database.write() as session:
             learning.add_examples(session, run, examples)
 
-    def add_adapter(self, run: int, *, base: str, sha256: str) -> int:
-        """Number a candidate; its files go to `adapter_folder`."""
+    def add_adapter(self, run: int, *, base: str, sha256: str, start: int | None = None) -> int:
+        """Number a candidate, which went on from `start`; its files go to `adapter_folder`."""
         with self._database.write() as session:
-            return learning.add_adapter(session, run=run, at=self._clock(), base=base, sha256=sha256)
+            at = self._clock()
+            return learning.add_adapter(session, run=run, at=at, base=base, sha256=sha256, start=start)
 
     def adapters(self) -> list[int]:
         """The numbers of all adapters that have files."""

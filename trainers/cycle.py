@@ -95,6 +95,7 @@ def run(run_dir: Path) -> None:
     sha256 = lora.save(model.model, run_dir / ADAPTER, settings)
     began = time.monotonic()
     candidate, incumbent, decision = _judge(model, job, sha256, given, Answers(run_dir.parent / answers.FILE), tell)
+    earlier = lora.read_card(Path(job.start))["documents"] if job.start else []
     lora.write_card(
         run_dir / ADAPTER,
         settings,
@@ -104,7 +105,7 @@ def run(run_dir: Path) -> None:
             "start": job.start and Path(job.start).name,
             "episode": max((example.episode for example in learned), default=0),
             "examples": [example.example_id for example in learned],
-            "documents": sorted({passage.document_id for example in learned for passage in example.passages}),
+            "documents": sorted({*_documents(learned), *earlier}),
             "metrics": evaluate.summary(candidate),
         },
     )
@@ -124,8 +125,9 @@ def run(run_dir: Path) -> None:
         ],
         "decision": asdict(decision),
         "summary": {"candidate": evaluate.summary(candidate), "incumbent": evaluate.summary(incumbent)},
-        "episodes": evaluate.by_episode(candidate),
+        "episodes": {"candidate": evaluate.by_episode(candidate), "incumbent": evaluate.by_episode(incumbent)},
         "examples": len(given),
+        "warm": job.start is not None,
         "incumbent": job.incumbent,
         "adapter_sha256": sha256,
         "losses": training.losses,
@@ -138,6 +140,10 @@ def run(run_dir: Path) -> None:
     }
     write_json(run_dir / EVIDENCE, evidence)
     tell("done", 1, 1)
+
+
+def _documents(shown: Sequence[Example]) -> set[str]:
+    return {passage.document_id for example in shown for passage in example.passages}
 
 
 def _judge(

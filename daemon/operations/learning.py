@@ -9,11 +9,18 @@ from daemon.operations.shapes import Json, Number
 from daemon.quarantine import touched
 from daemon.runtime import Runtime
 from store.types import Run
+from trainers import forgetting
 
 
 def refresh_list(runtime: Runtime) -> Json:
-    """The learning cycles, newest first."""
-    return {"runs": _shown(runtime, runtime.memory.journal.runs())}
+    """The learning cycles, newest first, and what they did to what earlier ones taught."""
+    runs = runtime.memory.journal.runs()
+    rows = forgetting.matrix(runs)
+    return {
+        "runs": _shown(runtime, runs),
+        "forgetting": rows,
+        "backward_transfer": forgetting.backward_transfer(rows),
+    }
 
 
 def refresh_show(runtime: Runtime, run: Number) -> Json:

@@ -45,6 +45,11 @@ def runs_with(session: Session, document_ids: Sequence[str]) -> list[int]:
     return sorted(set(session.exec(select(ExampleRow.run).where(_shows(document_ids)))))
 
 
+def runs_without(session: Session, document_ids: Sequence[str]) -> set[int]:
+    """The refresh cycles that have examples, none of which shows one of the documents."""
+    return set(session.exec(select(ExampleRow.run).distinct())) - set(runs_with(session, document_ids))
+
+
 def drop_examples(session: Session, document_ids: Sequence[str]) -> int:
     """Remove the examples that show one of the documents; returns how many."""
     found = session.exec(select(func.count()).select_from(ExampleRow).where(_shows(document_ids))).one()
@@ -53,11 +58,14 @@ def drop_examples(session: Session, document_ids: Sequence[str]) -> int:
 
 
 def retire_adapters(session: Session, runs: Sequence[int]) -> list[int]:
-    """Adapters of these runs learned from what is forgotten: they never serve again. Returns their numbers."""
-    rows = session.exec(select(AdapterRow).where(col(AdapterRow.run).in_(runs))).all()
-    for row in rows:
-        row.state = "retired"
-    return sorted(row.adapter for row in rows if row.adapter is not None)
+    """Adapters of these runs learned from what is forgotten, and so did those that went on from them: they never serve
+    again. Returns their numbers."""
+    found: set[int] = set()
+    for row in session.exec(select(AdapterRow).order_by(col(AdapterRow.adapter))):  # what went on from one is younger
+        if row.adapter is not None and (row.run in runs or row.start in found):
+            row.state = "retired"
+            found.add(row.adapter)
+    return sorted(found)
 
 
 def retired(session: Session) -> list[int]:

@@ -129,8 +129,8 @@ def examples(session: Session, run: int | None = None) -> list[Example]:
     return [_as_example(row.body) for row in session.exec(query)]
 
 
-def add_adapter(session: Session, *, run: int, at: datetime, base: str, sha256: str) -> int:
-    row = AdapterRow(run=run, created_at=at, base=base, sha256=sha256, state="candidate")
+def add_adapter(session: Session, *, run: int, at: datetime, base: str, sha256: str, start: int | None) -> int:
+    row = AdapterRow(run=run, start=start, created_at=at, base=base, sha256=sha256, state="candidate")
     session.add(row)
     session.flush()
     assert row.adapter is not None

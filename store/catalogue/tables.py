@@ -234,6 +234,7 @@ class AdapterRow(SQLModel, table=True):
     __tablename__ = "adapters"
     adapter: int | None = Field(default=None, primary_key=True)
     run: int
+    start: int | None = None  # the adapter that it went on from
     created_at: datetime = Field(sa_type=UtcTime)
     base: str
     sha256: str

@@ -49,6 +49,10 @@ def told(memory: Memory) -> Memory:
         folder = memory.state_dir / "refresh" / f"{run:04d}"
         folder.mkdir(parents=True)
         (folder / "examples.jsonl").write_text(f'{{"target": "{word}"}}')
+    control = memory.state_dir / "refresh" / "0009"  # that a kill ended: no example of it is in the catalogue
+    control.mkdir()
+    (control / "examples.jsonl").write_text(SECRET)
+    (memory.state_dir / "refresh" / "answers.jsonl").write_text(f'{{"text": "{SECRET}"}}')
     for run in (2, 1):
         number = memory.journal.add_adapter(run, base="base", sha256="0")
         memory.adapter_folder(number).mkdir(parents=True)
@@ -75,6 +79,16 @@ def test_not_a_byte_is_left(told: Memory) -> None:
     assert len(left) == len(scores) - 1
     assert told.journal.retrieval("r2").answer == "yes"
     assert [one.document_id for one in told.journal.examples()] == ["other"]
+
+
+def test_what_went_on_from_a_retired_adapter_is_retired_too(told: Memory) -> None:
+    told.journal.begin_run(trigger="test", move=1, incumbent=2)
+    later = told.journal.add_adapter(3, base="base", sha256="1", start=2)
+    told.promote(later, Ended(3, "promote", "better", later))
+    other = told.journal.add_adapter(3, base="base", sha256="2", start=1)
+    done = told.forget(["secret"])
+    assert (done.adapters, done.serving) == ((2, later), 1)
+    assert other in told.journal.adapters()
 
 
 def test_adapters_that_learned_from_it_are_retired(told: Memory) -> None:
