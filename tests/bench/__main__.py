@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 BENCHES = ("embedding", "ingest", "daemon", "store", "retrieval", "quality", "learning")
+HOURS = ("stream",)  # run by name alone
 RESULTS = Path(__file__).parent / "results"
 # figure -> (at least, at most)
 TARGETS: dict[str, tuple[float | None, float | None]] = {
@@ -68,13 +69,20 @@ TARGETS: dict[str, tuple[float | None, float | None]] = {
     "train_all_losses_apart": (None, 0.01),
     "evaluate_over_one_by_one": (None, 0.4),
     "evaluate_same_answers": (1.0, None),
+    "stream_gain_lower": (0.0, None),
+    "stream_drop_over_base": (None, 0.5),
+    "stream_abstains_when_absent": (0.8, None),
+    "stream_false_refusals": (None, 0.1),
+    "stream_backward_transfer": (-0.01, None),
+    "stream_general_rise": (None, 0.05),
+    "stream_longest_cycle_seconds": (None, 1800.0),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, for trying the benchmarks out")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)} (the default); {', '.join(HOURS)}")
     asked = parser.parse_args()
     figures: dict[str, Any] = {}
     for name in asked.names or BENCHES:
