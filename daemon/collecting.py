@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from daemon.citations import MARK
 from daemon.evaluation.questions import from_file
 from daemon.quarantine import Quarantine
 from daemon.runtime import Runtime
+from daemon.settings import Control
 from store.types import Example, Retrieval
 from trainers import gate
 from trainers.examples import Recipe, build
@@ -27,7 +28,6 @@ EPOCHS = 3  # that the training examples are planned for
 MOST_ITEMS = 400
 LATEST_WEIGHT = 2.0  # of the newest judged answer; the oldest that is taken counts as much as a made question
 
-Control = Literal["aa", "padding", "no-distractors", "no-replay"]
 Json = dict[str, Any]
 
 

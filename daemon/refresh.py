@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from daemon.collecting import TRAINING_SHARE, Control, Json, collect, power
+from daemon.collecting import TRAINING_SHARE, Json, collect, power
 from daemon.runtime import Runtime
+from daemon.settings import Control
 from store.errors import TrainingFailed
 from store.types import Ended, Head
 from trainers import cycle, examples, lora

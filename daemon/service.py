@@ -20,7 +20,7 @@ from typing import Any
 from daemon import canary, heap, notify, operations
 from daemon.api.server import Api
 from daemon.aside import Aside
-from daemon.collecting import Control, plan
+from daemon.collecting import plan
 from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
 from daemon.operations.backups import backup
@@ -29,7 +29,7 @@ from daemon.refresh import refresh
 from daemon.runtime import Progress, Runtime
 from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
-from daemon.settings import Settings
+from daemon.settings import Control, Settings
 from daemon.watcher import Watched, Watcher
 from store.errors import Corrupt, MemexError
 from store.summary import summarise

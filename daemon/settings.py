@@ -162,6 +162,9 @@ def _quarantined(pattern: str) -> str:
     return pattern
 
 
+Control = Literal["aa", "padding", "no-distractors", "no-replay"]  # what a refresh may be run without
+
+
 class Refresh(Section):
     learn: bool = True
     schedule: Schedule = DAILY

@@ -10,7 +10,7 @@ import typer
 
 from daemon import render
 from daemon.cli.frame import AsJson, Config, app, carry_out, settings_from, show_result
-from daemon.collecting import Control
+from daemon.settings import Control
 from store.durable import write_text
 from store.errors import UsageError
 

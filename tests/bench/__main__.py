@@ -82,7 +82,9 @@ TARGETS: dict[str, tuple[float | None, float | None]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, for trying the benchmarks out")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)} (the default); {', '.join(HOURS)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)} (the default); {', '.join(HOURS)}"
+    )
     asked = parser.parse_args()
     figures: dict[str, Any] = {}
     for name in asked.names or BENCHES:
