@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench lint
+.PHONY: help install demo test test-slow bench bench-learning lint
 
 help:
 	@echo "make demo [DOCS=folder]   the whole of memex before your eyes, on sample documents or your own"
 	@echo "make test                 the tests"
 	@echo "make test-slow            the tests that take minutes"
 	@echo "make bench                the benchmarks"
+	@echo "make bench-learning       those of learning, which take hours"
 	@echo "make lint                 ruff and mypy"
 	@echo "make install              only set up $(VENV)"
 
@@ -42,6 +43,9 @@ test-slow: $(READY)
 
 bench: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench
+
+bench-learning: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench learning stream
 
 lint: $(READY)
 	$(BIN)/ruff check .
