@@ -70,8 +70,8 @@ def _begun(runtime: Runtime, trigger: str, head: Head, control: Control | None) 
         if (folder / cycle.JOB).is_file() and cut.incumbent == head.adapter and not control and not was_control:
             return cut.run, folder
         shutil.rmtree(folder, ignore_errors=True)
-        ended = Ended(cut.run, "failed", "memex ended during the cycle, and what served then serves no more")
-        write(partial(memory.journal.end_run, ended))
+        why = "a control is begun anew" if was_control or control else "what it compares with serves no more"
+        write(partial(memory.journal.end_run, Ended(cut.run, "failed", f"memex ended during the cycle; {why}")))
     run = write(lambda: memory.journal.begin_run(trigger=trigger, move=head.move, incumbent=head.adapter))
     return run, folder_of(runtime, run)
 
