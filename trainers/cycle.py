@@ -78,7 +78,7 @@ def run(run_dir: Path) -> None:
     tell = _Teller(run_dir)
     tell("load", 0, 1)
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
-    settings = replace(job.training, bf16=bf16_pays(model.model), save_memory=_is_short(job.memory_mb))
+    settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=_is_short(job.memory_mb))
     learned = [example for example in given if example.split == "train"]
     pages = [page([_item(model, example) for example in group]) for group in examples.by_passages(learned)]
     kept_back = len(pages) // KEPT_BACK

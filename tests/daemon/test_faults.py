@@ -88,7 +88,7 @@ def test_a_truncated_catalogue(running: Running) -> None:
 def test_acknowledged_state_that_is_gone_stops_the_daemon(running: Running) -> None:
     running.start()
     running.until(lambda: paths(running) == {"note.md"})
-    shutil.rmtree(running.state / "generations")
+    (running.state / "generations").rename(running.state / "gone")  # at once, whatever is being written there
     running.write("another.md", "this cannot be written")
     assert running.daemon is not None
     assert running.daemon.wait(timeout=60) == 1
