@@ -16,6 +16,7 @@ from tests.daemon.conftest import World
 from tests.daemon.test_learning import CREATURES, text
 from tests.trainers.conftest import tiny_path  # noqa: F401 - a fixture
 from trainers import answers, cycle
+from trainers.child import run_child
 
 
 @pytest.fixture
@@ -27,14 +28,8 @@ def farm(world: World, tiny_path: Path) -> World:  # noqa: F811
     return world
 
 
-def learn(world: World, stop_at: str = "", **how: Any) -> dict[str, Any]:
-    stop = threading.Event()
-
-    def watch(progress: dict[str, Any]) -> None:
-        if stop_at and progress["stage"] == stop_at:
-            stop.set()
-
-    return refresh(world.runtime, trigger="test", on_progress=watch, stop=stop, **how)
+def learn(world: World, stop: threading.Event | None = None, **how: Any) -> dict[str, Any]:
+    return refresh(world.runtime, trigger="test", on_progress=lambda _: None, stop=stop or threading.Event(), **how)
 
 
 def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World) -> None:
@@ -45,10 +40,19 @@ def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World) -> None:
     assert "set refresh.minutes" not in power(farm.runtime)
 
 
-def test_a_cycle_that_was_stopped_is_gone_on_with(farm: World) -> None:
-    memory = farm.runtime.memory
-    with pytest.raises(TrainingFailed, match="stopped"):
-        learn(farm, stop_at="evaluate")
+def test_a_cycle_that_was_stopped_is_gone_on_with(farm: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, stop = farm.runtime.memory, threading.Event()
+
+    def stopped_at_the_last_moment(folder: Path, **how: Any) -> dict[str, Any]:
+        run_child(folder, **how)
+        (folder / cycle.EVIDENCE).unlink()
+        stop.set()
+        raise TrainingFailed("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("daemon.refresh.run_child", stopped_at_the_last_moment)
+        with pytest.raises(TrainingFailed, match="stopped"):
+            learn(farm, stop)
     (run,) = memory.journal.runs()
     folder = folder_of(farm.runtime, run.run)
     before = (folder / cycle.EXAMPLES).read_bytes()
