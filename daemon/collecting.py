@@ -8,13 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from daemon.citations import MARK
-from daemon.evaluation.questions import from_file
+from daemon.evaluation.questions import from_file, right_answer
 from daemon.quarantine import Quarantine
 from daemon.runtime import Runtime
 from daemon.settings import Control
-from store.types import Example, Retrieval
-from trainers import gate
+from store.types import Example, Hit
+from trainers import gate, lora
 from trainers.examples import Recipe, build
 from trainers.pages import Layout
 from trainers.sources import Answered, Search
@@ -43,7 +42,7 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
     rank = {document_id: number for number, document_id in enumerate(newest)}
     chunks = sorted(memory.chunks(newest), key=lambda hit: (rank[hit.document_id], hit.position))
 
-    def search(question: str, k: int) -> Sequence[Any]:
+    def search(question: str, k: int) -> Sequence[Hit]:
         return quarantine.outside(memory.search(question, k).hits)
 
     return build(
@@ -61,7 +60,10 @@ def recipe(runtime: Runtime, control: Control | None = None) -> Recipe:
     """As many items as the budget lets train and evaluate: half of those to evaluate are fresh, the rest guards."""
     settings = runtime.settings.refresh
     items = min(MOST_ITEMS, int(60 * settings.minutes * (1 - TRAINING_SHARE) / SECONDS_PER_ITEM))
-    train = min(settings.max_steps * 8, int(60 * settings.minutes * TRAINING_SHARE / SECONDS_PER_EXAMPLE / EPOCHS))
+    train = min(
+        settings.max_steps * lora.Settings().batch,
+        int(60 * settings.minutes * TRAINING_SHARE / SECONDS_PER_EXAMPLE / EPOCHS),
+    )
     made = Recipe(
         train=max(train, 1),
         fresh=items // 2,
@@ -82,7 +84,11 @@ def power(runtime: Runtime) -> str:
     """What a cycle can find out within its budget, said beforehand."""
     settings = runtime.settings.refresh
     items, needed = recipe(runtime).fresh, gate.items_for(settings.min_gain)
-    told = f"{items} fresh items show a gain of {gate.detectable(items):.2f} with 80% chance" if items else "no items"
+    told = (
+        f"{items} fresh items show a gain of {gate.detectable(items):.2f} with {gate.POWER:.0%} chance"
+        if items
+        else "no items"
+    )
     if items >= needed:
         return told
     minutes = needed * 2 * SECONDS_PER_ITEM / 60 / (1 - TRAINING_SHARE)
@@ -110,16 +116,12 @@ def _judged(runtime: Runtime, quarantine: Quarantine) -> list[Answered]:
     found = []
     judged = [one for one in runtime.memory.journal.judged(LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
     for age, one in enumerate(judged):
-        answer = _right_answer(one)
+        answer = right_answer(one)
         hits = quarantine.outside(runtime.memory.by_id([hit["chunk_id"] for hit in one.hits]))
         if answer and hits:
             weight = 1 + (LATEST_WEIGHT - 1) * (1 - age / LATEST_RETRIEVALS)
             found.append(Answered(one.query, answer, tuple(hits), weight=weight))
     return found
-
-
-def _right_answer(one: Retrieval) -> str:
-    return one.correction or MARK.sub("", one.answer or "").strip()
 
 
 def _given(runtime: Runtime, search: Search) -> list[Answered]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ from daemon.collecting import TRAINING_SHARE, Json, collect, power
 from daemon.runtime import Runtime
 from daemon.settings import Control
 from store.errors import TrainingFailed
-from store.types import Ended, Head
+from store.types import Ended, Head, Run
 from trainers import cycle, examples, lora
 from trainers.child import run_child
-from trainers.files import write_json
 from trainers.model import first_layer, resolve
 
 CONTROL = "control"
@@ -63,17 +62,33 @@ def refresh(
 
 
 def _begun(runtime: Runtime, trigger: str, head: Head, control: Control | None) -> tuple[int, Path]:
-    """The run that a kill cut off, if what it compares with still serves; else a new one, with its examples and job."""
+    """The run that a kill cut off and that can be gone on with; else a new one. A control leaves that run alone."""
     memory, write = runtime.memory, runtime.write
-    for cut in memory.journal.interrupted():
-        folder, was_control = folder_of(runtime, cut.run), cut.trigger.startswith(CONTROL)
-        if (folder / cycle.JOB).is_file() and cut.incumbent == head.adapter and not control and not was_control:
-            return cut.run, folder
-        shutil.rmtree(folder, ignore_errors=True)
-        why = "a control is begun anew" if was_control or control else "what it compares with serves no more"
-        write(partial(memory.journal.end_run, Ended(cut.run, "failed", f"memex ended during the cycle; {why}")))
+    cut_off = resumable(runtime)
+    for other in memory.journal.interrupted():
+        if other == cut_off:
+            continue
+        shutil.rmtree(folder_of(runtime, other.run), ignore_errors=True)
+        why = "a control is begun anew" if _is_control(other) else "what it compares with serves no more"
+        write(partial(memory.journal.end_run, Ended(other.run, "failed", f"memex ended during the cycle; {why}")))
+    if cut_off and not control:
+        return cut_off.run, folder_of(runtime, cut_off.run)
     run = write(lambda: memory.journal.begin_run(trigger=trigger, move=head.move, incumbent=head.adapter))
     return run, folder_of(runtime, run)
+
+
+def resumable(runtime: Runtime) -> Run | None:
+    """The newest cycle that a kill cut off, if it has its examples and what it compares with still serves."""
+    serving = runtime.memory.head().adapter
+    for cut in runtime.memory.journal.interrupted():
+        has_job = (folder_of(runtime, cut.run) / cycle.JOB).is_file()
+        if has_job and cut.incumbent == serving and not _is_control(cut):
+            return cut
+    return None
+
+
+def _is_control(run: Run) -> bool:
+    return run.trigger.startswith(CONTROL)
 
 
 def folder_of(runtime: Runtime, run: int) -> Path:
@@ -82,12 +97,12 @@ def folder_of(runtime: Runtime, run: int) -> Path:
 
 def _prepare(runtime: Runtime, run: int, folder: Path, head: Head, control: Control | None) -> None:
     """Put the run's examples into the catalogue, and with its job into its folder. Raises TrainingFailed."""
-    examples = collect(runtime, run, control)
-    if not any(example.split == "train" for example in examples):
+    made = collect(runtime, run, control)
+    if not any(example.split == "train" for example in made):
         raise TrainingFailed("no questions could be made from the documents yet; ingest more, or ask and judge")
     if control is None:  # what a control shows is no part of what was learned
-        runtime.write(lambda: runtime.memory.journal.add_examples(run, examples))
-    cycle.write_job(folder, _job(runtime, head), examples)
+        runtime.write(lambda: runtime.memory.journal.add_examples(run, made))
+    cycle.write_job(folder, _job(runtime, head), made)
 
 
 def _job(runtime: Runtime, head: Head) -> cycle.Job:
@@ -129,11 +144,11 @@ def _train_the_other(
 ) -> None:
     """Of an A/A control: train what the candidate is compared with, the same but for the seed."""
     job = cycle.read_job(folder)
-    other = folder / "other"
-    learned = [example for example in examples.read(folder / cycle.EXAMPLES) if example.split == "train"]
+    other, given = folder / "other", list(examples.read(folder / cycle.EXAMPLES))
+    learned = [example for example in given if example.split == "train"]
     cycle.write_job(other, replace(job, training=replace(job.training, seed=job.training.seed + 1)), learned)
     _train_and_evaluate(runtime, other, on_progress, stop)
-    write_json(folder / cycle.JOB, asdict(replace(job, incumbent=str(other / cycle.ADAPTER))))
+    cycle.write_job(folder, replace(job, incumbent=str(other / cycle.ADAPTER)), given)
 
 
 def _note_control(runtime: Runtime, run: int, control: Control, evidence: Mapping[str, Any]) -> Json:

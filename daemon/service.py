@@ -25,7 +25,7 @@ from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
 from daemon.operations.backups import backup
 from daemon.quarantine import warning
-from daemon.refresh import refresh
+from daemon.refresh import refresh, resumable
 from daemon.runtime import Progress, Runtime
 from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
@@ -127,7 +127,7 @@ class Service:
         if settings.refresh.learn:
             self.scheduler.cron("refresh", settings.refresh.schedule, lambda: self._refresh_aside("schedule"))
             self.scheduler.every("retrievals", LOOK_SECONDS, self._refresh_if_asked_enough)
-            if self.runtime.memory.journal.interrupted():
+            if resumable(self.runtime):
                 self._refresh_aside("resumed")
         if settings.refresh.canary_share < 1:
             self.scheduler.every("canary", CANARY_SECONDS, self._watch_canary)

@@ -301,7 +301,6 @@ class Passage:
     document_id: str
     text: str
     location: str = ""
-    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ CHECKPOINT = "checkpoint.safetensors"
 KEPT_BACK = 12  # one page of so many is not trained on, and says when to stop
 SHORT_MB = 3000  # what training a small model with its activations kept takes, and a bit
 _PR_SET_PDEATHSIG = 1
+
+Tell = Callable[[str, int, int], None]  # the stage, and how much of how much is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def run(run_dir: Path) -> None:
     another child goes on from it."""
     job = read_job(run_dir)
     given = list(examples.read(run_dir / EXAMPLES))
-    tell = _Teller(run_dir)
+    tell = partial(_tell, run_dir / PROGRESS, time.monotonic())
     tell("load", 0, 1)
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
     settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=_is_short(job.memory_mb))
@@ -134,7 +136,7 @@ def run(run_dir: Path) -> None:
         "held_out": training.held_out,
         "steps": len(training.losses),
         "best_step": training.best,
-        "trained_on": training.examples,
+        "trained_on": len(learned),
         "tokens": training.tokens,
         "seconds": {"train": training.seconds, "evaluate": time.monotonic() - began},
     }
@@ -147,7 +149,7 @@ def _documents(shown: Sequence[Example]) -> set[str]:
 
 
 def _judge(
-    model: LanguageModel, job: Job, candidate_key: str, given: Sequence[Example], kept: Answers, tell: _Teller
+    model: LanguageModel, job: Job, candidate_key: str, given: Sequence[Example], kept: Answers, tell: Tell
 ) -> tuple[list[Score], list[Score], gate.Decision]:
     """The scores of candidate and incumbent on the same items, and the decision: looked at a few times on the way
     (`gate.LOOKS`), and no further than it takes to be certain."""
@@ -208,16 +210,9 @@ def _is_short(memory_mb: int | None) -> bool:
     return memory_mb is not None and memory_mb < SHORT_MB
 
 
-class _Teller:
-    """Writes progress.json: the stage, how much of it is done, and the seconds since the start."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / PROGRESS
-        self._started = time.monotonic()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        seconds = round(time.monotonic() - self._started, 1)
-        write_json(self._path, {"stage": stage, "done": done, "total": total, "seconds": seconds})
+def _tell(path: Path, started: float, stage: str, done: int, total: int) -> None:
+    seconds = round(time.monotonic() - started, 1)
+    write_json(path, {"stage": stage, "done": done, "total": total, "seconds": seconds})
 
 
 def limit(nice: int, memory_mb: int | None, parent: int) -> None:

@@ -28,7 +28,6 @@ class Recipe:
     abstain: int = 12
     held_out: float = 0.4  # share of the documents that are never trained on
     replay: float = 0.2  # training examples from earlier episodes, as a share of `train`
-    adversarial: float = 0.1  # share of the training pages with a passage that misleads
     alone: bool = False  # train on the right passage alone
     k: int = 8  # the source must be among the first k that the search finds
     layout: Layout = field(default_factory=Layout)
@@ -62,16 +61,16 @@ def build(
         words = recipe.layout.words
         sources = find(room.pool, side, search, answered, wanted, words=words, k=recipe.k, seed=seed)
         if held:
-            wider = replace(recipe.layout, passages=2 * recipe.layout.passages - 1, absent=0.0)
-            made += pages(sources, room, recipe.layout, "fresh", seed, episode)
+            honest = replace(recipe.layout, adversarial=0.0)
+            wider = replace(honest, passages=2 * honest.passages - 1, absent=0.0)
+            fresh = pages(sources, room, honest, "fresh", seed, episode)  # with those of abstain
+            made += _capped(fresh, "abstain", recipe.abstain)
             made += pages(sources[: recipe.noise], room, wider, "noise", seed, episode)
         else:
-            layout = replace(recipe.layout, adversarial=recipe.adversarial)
-            layout = replace(layout, passages=1) if recipe.alone else layout
+            layout = replace(recipe.layout, passages=1) if recipe.alone else recipe.layout
             made += pages(sources, room, layout, "train", seed, episode)
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
-    examples = _unleaked([*made, *again, *_drawn(anchor, recipe.anchor)])
-    return _capped(examples, {"abstain": recipe.abstain})
+    return _unleaked([*made, *again, *_drawn(anchor, recipe.anchor)])
 
 
 def sides(earlier: Iterable[Example]) -> dict[str, bool]:
@@ -128,17 +127,10 @@ def _drawn(examples: Sequence[Example], count: int) -> list[Example]:
     return drawn
 
 
-def _capped(examples: Sequence[Example], limits: Mapping[str, int]) -> list[Example]:
-    """At most so many of a split, the first ones."""
-    kept: list[Example] = []
-    counted = dict.fromkeys(limits, 0)
-    for example in examples:
-        if example.split in limits:
-            counted[example.split] += 1
-            if counted[example.split] > limits[example.split]:
-                continue
-        kept.append(example)
-    return kept
+def _capped(examples: Sequence[Example], split: str, limit: int) -> list[Example]:
+    """Without those of the split that come after its first `limit`."""
+    over = [example.example_id for example in examples if example.split == split][limit:]
+    return [example for example in examples if example.example_id not in over]
 
 
 def _unleaked(examples: Sequence[Example]) -> list[Example]:

@@ -26,6 +26,7 @@ RESAMPLES = 4000
 LOOKS: Sequence[tuple[float, float]] = ((0.5, 0.0056), (0.75, 0.018), (1.0, 0.0264))
 SPREAD = 0.45  # standard deviation of an item's paired difference in F1, as seen in cycles of the default model
 POWER = 0.8
+_DEVIATES = NormalDist().inv_cdf(1 - LOOKS[-1][1]) + NormalDist().inv_cdf(POWER)  # from no gain to one that is seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,6 @@ def detectable(items: int) -> float:
 def items_for(gain: float) -> int:
     """How many fresh items show such a gain with a chance of POWER."""
     return math.ceil((_DEVIATES * SPREAD / gain) ** 2)
-
-
-_DEVIATES = NormalDist().inv_cdf(1 - LOOKS[-1][1]) + NormalDist().inv_cdf(POWER)
 
 
 def _told(guards: Mapping[str, Evidence], names: Sequence[str]) -> str:

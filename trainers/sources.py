@@ -98,7 +98,7 @@ def mixed_drafts(hits: Sequence[Hit], seed: int) -> Iterator[tuple[Hit, question
 def excerpt(hit: Hit, sentence: int, words: int) -> Passage:
     """The sentence of a chunk with its neighbours, as a passage."""
     text = questions.window(questions.sentences(hit.text), sentence, words)
-    return Passage(hit.chunk_id, hit.document_id, text, hit.location, hit.domain)
+    return Passage(hit.chunk_id, hit.document_id, text, hit.location)
 
 
 def nearest(hit: Hit, question: str, words: int) -> Passage | None:
@@ -119,18 +119,18 @@ def digest(text: str) -> str:
 
 
 def _confirmed(item: Answered, side: frozenset[str], words: int) -> Source | None:
-    """None where no passage on this side holds at least half of the answer's words."""
+    """None where no passage holds at least half of the answer's words, or the one with the most is on the other side: a
+    question is learned from or asked, never both, and never with the second-best evidence."""
     wanted = words_of(item.answer)
     if not wanted or is_absent(item.answer):
         return None
     best: tuple[float, Hit, int] | None = None
     for hit in item.hits:
-        if hit.document_id in side:
-            for at, sentence in enumerate(questions.sentences(hit.text)):
-                share = len(wanted & words_of(sentence)) / len(wanted)
-                if share >= 0.5 and (best is None or share > best[0]):
-                    best = share, hit, at
-    if best is None:
+        for at, sentence in enumerate(questions.sentences(hit.text)):
+            share = len(wanted & words_of(sentence)) / len(wanted)
+            if share >= 0.5 and (best is None or share > best[0]):
+                best = share, hit, at
+    if best is None or best[1].document_id not in side:
         return None
     _, hit, at = best
     return Source(item.kind, item.question, item.answer, excerpt(hit, at, words), item.hits, item.weight)

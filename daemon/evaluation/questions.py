@@ -121,8 +121,13 @@ def _in_turn(queues: Iterable[Iterator[Question]]) -> Iterator[Question]:
         yield from (one for one in row if one is not None)
 
 
+def right_answer(one: Retrieval) -> str:
+    """Of a judged retrieval: the correction, or the accepted answer without its citation marks; "" where neither is."""
+    return one.correction or MARK.sub("", one.answer or "").strip()
+
+
 def _judged(one: Retrieval, paths: Mapping[str, str]) -> Question:
-    answer = one.correction or MARK.sub("", one.answer or "").strip()
+    answer = right_answer(one)
     if not answer:
         return Question(one.query)
     answers = () if is_absent(answer) else (answer,)

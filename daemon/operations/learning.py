@@ -9,17 +9,17 @@ from daemon.operations.shapes import Json, Number
 from daemon.quarantine import touched
 from daemon.runtime import Runtime
 from store.types import Run
-from trainers import forgetting
+from trainers.transfer import backward_transfer, matrix
 
 
 def refresh_list(runtime: Runtime) -> Json:
     """The learning cycles, newest first, and what they did to what earlier ones taught."""
     runs = runtime.memory.journal.runs()
-    rows = forgetting.matrix(runs)
+    rows = matrix(runs)
     return {
         "runs": _shown(runtime, runs),
         "forgetting": rows,
-        "backward_transfer": forgetting.backward_transfer(rows),
+        "backward_transfer": backward_transfer(rows),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class _Stream:
         found = find(room.pool, room.side, search, (), questions, words=Layout().words, k=8, seed=0)
 
         def laid_out(passages: int, absent: float = 0.0) -> list[Example]:
-            return pages(found, room, Layout(passages=passages, absent=absent), "fresh", 0, number)
+            return pages(found, room, Layout(passages=passages, absent=absent, adversarial=0.0), "fresh", 0, number)
 
         return Episode(laid_out(4, absent=0.25), laid_out(1), laid_out(5))
 
@@ -166,8 +166,7 @@ class _Stream:
 
     def _best_prompt(self, asked: Sequence[Example]) -> str:
         """The one with the best F1 of the base model on the very questions that count: in its favour."""
-        score: Callable[[str], float] = lambda one: _f1(self._answers(asked, None, one))  # noqa: E731
-        return max(PROMPTS, key=score)
+        return max(PROMPTS, key=lambda one: _f1(self._answers(asked, None, one)))
 
 
 def _f1(scores: Sequence[Score], which: str = "fresh") -> float:

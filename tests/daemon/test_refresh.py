@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daemon.collecting import collect, power, recipe
-from daemon.refresh import folder_of, refresh
+from daemon.refresh import folder_of, refresh, resumable
 from daemon.settings import Generator, Refresh
 from store.errors import TrainingFailed
 from tests.daemon.conftest import World
@@ -79,6 +79,26 @@ def test_a_cut_cycle_whose_incumbent_serves_no_more_has_failed(farm: World) -> N
     assert "serves no more" in farm.runtime.memory.journal.run(run).reason
 
 
+def test_a_control_leaves_a_cut_cycle_to_be_gone_on_with(farm: World) -> None:
+    memory = farm.runtime.memory
+    cut, control = (
+        memory.journal.begin_run(trigger=trigger, move=memory.head().move, incumbent=None)
+        for trigger in ("schedule", "control aa")
+    )
+    for run in (cut, control):
+        folder_of(farm.runtime, run).mkdir(parents=True)
+        (folder_of(farm.runtime, run) / cycle.JOB).write_text("{}")
+    farm.reopen()
+    assert (resumed := resumable(farm.runtime)) is not None
+    assert resumed.run == cut, "a control is never gone on with"
+    learn(farm, control="no-replay")
+    journal = farm.runtime.memory.journal
+    assert journal.run(cut).decision == "interrupted"
+    assert (folder_of(farm.runtime, cut) / cycle.JOB).is_file()
+    assert journal.run(control).decision == "failed"
+    assert not folder_of(farm.runtime, control).exists()
+
+
 @pytest.mark.parametrize("control", ["aa", "padding", "no-distractors", "no-replay"])
 def test_a_control_changes_nothing(farm: World, control: str) -> None:
     head = farm.runtime.memory.head()
@@ -94,7 +114,6 @@ def test_a_control_changes_nothing(farm: World, control: str) -> None:
 
 
 def test_controls_leave_out_what_they_say(farm: World) -> None:
-    memory = farm.runtime.memory
     farm.reopen(refresh=Refresh(minutes=4.0, max_steps=3, replay=0.5))
     memory = farm.runtime.memory
     run = memory.journal.begin_run(trigger="test", move=1, incumbent=None)

@@ -13,9 +13,8 @@ from trainers.pages import Layout
 from trainers.prompt import ABSENT
 from trainers.sources import Answered
 
-RECIPE = Recipe(
-    train=40, fresh=12, noise=6, abstain=4, anchor=5, adversarial=0.0, layout=Layout(passages=3, varied=False)
-)
+LAYOUT = Layout(passages=3, adversarial=0.0, varied=False)
+RECIPE = Recipe(train=40, fresh=12, noise=6, abstain=4, anchor=5, layout=LAYOUT)
 
 
 def shown(example: Example) -> set[str]:
@@ -72,7 +71,7 @@ def test_build_fills_every_set_and_leaks_no_document(corpus: list[Hit]) -> None:
     sizes = {split: sum(example.split == split for example in built) for split in ("fresh", "noise", "abstain")}
     assert sizes == {"fresh": 12, "noise": 6, "abstain": 4}
     train = [example for example in built if example.split == "train"]
-    assert 20 <= len(train) <= 41
+    assert 20 <= len(train) <= 40
     trained = set().union(*(shown(example) for example in train))
     tested = set().union(*(shown(example) for example in built if example.split != "train"))
     assert not trained & tested
@@ -109,15 +108,28 @@ def test_what_retrieval_does_not_find_is_not_asked(corpus: list[Hit]) -> None:
 
 def test_accepted_answers_come_first_with_the_passage_that_holds_them(corpus: list[Hit]) -> None:
     answered = Answered("Where does it listen?", f"port {4000 + 3}", (corpus[0], corpus[6], corpus[7]))
+    plain = Layout(absent=0.0, adversarial=0.0)
     (made,) = [
         example
         for seed in range(1)
-        for example in build(corpus, word_search(corpus), [answered], recipe=replace(RECIPE, layout=Layout(absent=0.0)))
+        for example in build(corpus, word_search(corpus), [answered], recipe=replace(RECIPE, layout=plain))
         if example.kind == "feedback" and example.split in ("train", "fresh")
     ]
     assert made.gold is not None
     assert made.passages[made.gold].chunk_id == corpus[6].chunk_id
     assert made.target == "port 4003"
+
+
+def test_an_accepted_answer_is_learned_or_asked_with_its_best_passage_never_both(corpus: list[Hit]) -> None:
+    """Each answer shares a word with every document, and is whole in one."""
+    answered = [Answered(f"Which port has {n}?", f"port {4000 + n}", tuple(corpus[::2])) for n in range(30)]
+    built = build(corpus, word_search(corpus), answered, recipe=replace(RECIPE, train=80, fresh=40))
+    made = [example for example in built if example.kind == "feedback" and example.gold is not None]
+    sides = {split: {one.question for one in made if one.split == split} for split in ("train", "fresh")}
+    assert sides["train"]
+    assert sides["fresh"]
+    assert not sides["train"] & sides["fresh"]
+    assert all(one.target in one.passages[one.gold or 0].text for one in made)
 
 
 def test_an_accepted_answer_that_no_passage_holds_is_left_out(corpus: list[Hit]) -> None:

@@ -12,7 +12,7 @@ from trainers.pages import Layout, Room, pages
 from trainers.prompt import ABSENT
 from trainers.sources import Source, find
 
-PLAIN = Layout(passages=4, varied=False)
+PLAIN = Layout(passages=4, adversarial=0.0, varied=False)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from store.types import Run
-from trainers.forgetting import backward_transfer, matrix
+from trainers.transfer import backward_transfer, matrix
 
 
 def run(number: int, decision: str, candidate: dict[str, float], incumbent: dict[str, float]) -> Run:
