@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.gate import MARGINS, Pair, decide
+from trainers.gate import LOOKS, MARGINS, POWER, SPREAD, Decision, Pair, decide, detectable, is_certain, items_for
 
 
 def pairs(name: str, candidate: list[float], incumbent: list[float], per_document: int = 1) -> list[Pair]:
@@ -101,3 +101,45 @@ def test_the_decision_does_not_depend_on_the_order_of_items() -> None:
     items = WIN + GUARDS
     shuffled = random.Random(3).sample(items, len(items))
     assert decide(items, seed=5) == decide(shuffled, seed=5)
+
+
+def looked_at(fresh: list[Pair], seed: int = 0) -> tuple[Decision, int]:
+    """As a cycle does: the decision, and how many looks it took."""
+    looks = 0
+    for share, level in LOOKS:
+        decision = decide(fresh[: round(share * len(fresh))] + GUARDS, seed=seed, level=level)
+        looks += 1
+        if is_certain(decision):
+            break
+    return decision, looks
+
+
+def test_the_looks_together_spend_the_error_of_one_test() -> None:
+    assert sum(level for _, level in LOOKS) == pytest.approx(0.05)
+    assert [share for share, _ in LOOKS][-1] == 1.0
+    rng = random.Random(2)
+    promoted = 0
+    for seed in range(200):
+        new, old = ([float(rng.random() < 0.5) for _ in range(48)] for _ in range(2))
+        promoted += looked_at(pairs("fresh", new, old), seed)[0].outcome == "promote"
+    assert promoted <= 10  # 5%
+
+
+def test_what_is_certain_ends_early_and_what_is_not_does_not() -> None:
+    win, loss = pairs("fresh", [0.8] * 48, [0.2] * 48), pairs("fresh", [0.2] * 48, [0.8] * 48)
+    assert (looked_at(win)[0].outcome, looked_at(win)[1]) == ("promote", 1)
+    assert (looked_at(loss)[0].outcome, looked_at(loss)[1]) == ("reject", 1)
+    rng = random.Random(3)
+    even = pairs("fresh", *([float(rng.random() < 0.5) for _ in range(48)] for _ in range(2)))
+    assert looked_at(even)[1] == len(LOOKS), "no better so far is no proof of a loss"
+
+
+def test_the_items_that_a_gain_takes() -> None:
+    assert detectable(items_for(0.1)) <= 0.1 < detectable(items_for(0.1) - 1)
+    assert detectable(0) == math.inf
+    rng = random.Random(4)
+    found = 0
+    for seed in range(100):  # differences of this spread around a gain of 0.2
+        gains = [rng.gauss(0.2, SPREAD) for _ in range(items_for(0.2))]
+        found += decide(pairs("fresh", gains, [0.0] * len(gains)) + GUARDS, seed=seed).evidence["fresh"].lower > 0
+    assert found >= 100 * (POWER - 0.12)
