@@ -353,5 +353,5 @@ def _promote(memory: Memory, number: int) -> None:
     (folder / "card.json").write_text("{}")
     with memory.database.write() as session:
         run = learning.begin_run(session, at=memory.clock(), trigger="test", move=1, incumbent=None)
-        assert learning.add_adapter(session, run=run, at=memory.clock(), base="base", sha256="0") == number
+        assert learning.add_adapter(session, run=run, at=memory.clock(), base="base", sha256="0", start=None) == number
     memory.promote(number, Ended(run, "promote", "test", number))
