@@ -115,6 +115,7 @@ def _job(runtime: Runtime, head: Head) -> cycle.Job:
         start=incumbent if settings.refresh.warm_start else None,
         training=lora.Settings(
             rank=settings.refresh.rank,
+            targets=settings.refresh.targets,
             first_layer=first_layer(base, settings.refresh.layers),
             max_steps=settings.refresh.max_steps,
             minutes=settings.refresh.minutes * TRAINING_SHARE,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from store.types import Example
-from trainers import answers, evaluate, examples, gate, lora, prompt
+from trainers import answers, evaluate, examples, gate, keeping, lora, prompt
 from trainers.answers import Answers
 from trainers.evaluate import Score
 from trainers.files import write_json
@@ -84,6 +84,7 @@ def run(run_dir: Path) -> None:
     learned = [example for example in given if example.split == "train"]
     pages = [page([_item(model, example) for example in group]) for group in examples.by_passages(learned)]
     kept_back = len(pages) // KEPT_BACK
+    before = keeping.remember(model)
     lora.prepare(model.model, settings, Path(job.start) if job.start else None, model.fingerprint)
     training = train(
         model.model,
@@ -92,6 +93,7 @@ def run(run_dir: Path) -> None:
         settings,
         partial(tell, "train"),
         resume=run_dir / CHECKPOINT,
+        kept=before,
     )
     lora.finish(model.model, settings)
     sha256 = lora.save(model.model, run_dir / ADAPTER, settings)
