@@ -53,7 +53,7 @@ def curve(
 
 def _rotated(hits: Sequence[Hit], number: int) -> list[Passage]:
     turn = number % len(hits)
-    return [Passage(hit.chunk_id, hit.document_id, hit.text) for hit in (*hits[turn:], *hits[:turn])]
+    return [Passage(hit.chunk_id, hit.document_id, hit.text, domain=hit.domain) for hit in (*hits[turn:], *hits[:turn])]
 
 
 def _split(looked: Looked, others: Sequence[Looked]) -> tuple[list[Hit], list[Hit]]:

@@ -17,6 +17,7 @@ from store.types import Ended, Filters
 from store.warm import Warm
 from tests.daemon.conftest import World
 from tests.daemon.models import Model
+from trainers.experts import ALONE, Shares
 from trainers.prompt import ABSENT
 
 
@@ -29,8 +30,8 @@ def kitchen(world: World) -> World:
 
 
 def put(world: World, model: Model, question: str, **arguments: Any) -> Answer:
-    def load(adapter: Path | None) -> Model:
-        model.use_adapter(adapter)
+    def load(adapter: Path | None, shares: Shares = ALONE) -> Model:
+        model.use_adapter(adapter, shares)
         return model
 
     memory, settings = world.runtime.memory, world.settings
