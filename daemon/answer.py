@@ -90,7 +90,7 @@ def ask(
         folder = folder_of(memory, adapter)
         model = load(folder)
         passages = passages_for(memory, near, found.state.head, model, question, settings)
-        shares = choose_experts((one.domain for one in passages), lora.experts(folder) if folder else ())
+        shares = shares_for(folder, passages)
         if shares != ALONE:
             model = load(folder, shares)
         said = read(
@@ -130,6 +130,11 @@ def folder_of(memory: Memory, adapter: int | None) -> Path | None:
     if not folder.is_dir():
         raise NotFound(f"adapter {adapter} is missing from {folder}; `memex rollback SNAPSHOT --only model`")
     return folder
+
+
+def shares_for(folder: Path | None, passages: Sequence[Passage]) -> Shares:
+    """What of the adapter in a folder answers a question on these passages: its shared weights, or experts of it."""
+    return choose_experts((one.domain for one in passages), lora.experts(folder) if folder else ())
 
 
 def passages_for(

@@ -119,7 +119,7 @@ def run(run_dir: Path) -> None:
     )
     candidate = evaluate.arm(model, {lora.SHARED: lora.Attached(lora.CANDIDATE, sha256)})
     tried = None
-    if made:
+    if made:  # the same items choose and judge then: equal models pass in about 6 cycles of 100 instead of 5
         mixture = evaluate.arm(model, {**candidate.attached, **{domain: one.attached for domain, one in made.items()}})
         tried = compare(mixture, candidate, progress=partial(tell, "evaluate experts")).decision
         if tried.outcome == "promote":
