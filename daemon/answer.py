@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from daemon.aggregation import Said, read
 from daemon.citations import Citation, check
@@ -14,12 +15,20 @@ from daemon.settings import Settings
 from store.errors import NotFound, Stopping
 from store.memory import Found, Memory
 from store.types import Filters, Head, Hit, Passage, State
+from trainers import lora
+from trainers.experts import ALONE, Shares
+from trainers.experts import choose as choose_experts
 from trainers.generator import Generator
 from trainers.prompt import ABSENT, is_absent, messages
 
 FRAME = 32  # tokens that a chat adds to its text, at most
-Load = Callable[[Path | None], Generator]  # with the adapter of this folder, or without one
 Choose = Callable[[State], int | None]  # which adapter answers in a state, None is the bare model
+
+
+class Load(Protocol):
+    """The language model with the adapter of a folder, or without one; see `LanguageModel.use_adapter`."""
+
+    def __call__(self, adapter: Path | None, shares: Shares = ALONE, /) -> Generator: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class Answer:
     prompt_tokens: int
     new_tokens: int
     seconds: float
+    experts: Shares = field(default_factory=dict)  # of the adapter, by domain; {}: its shared weights alone
     grounded: bool | None = None  # whether a passage holds what the model said; None: it said that there is no answer
     retrieval_id: str | None = None  # None: it was not recorded (see `recording`)
 
@@ -72,12 +82,17 @@ def ask(
     adapter = serving(found.state, settings, choose)
     remarks, citations = found.remarks, tuple[Citation, ...]()
     text, claims, prompt_tokens, new_tokens = ABSENT, False, 0, 0
+    shares: Shares = ALONE
     near = [hit for hit in found.hits if hit.similarity >= settings.retrieval.min_score]
     if not near:
         remarks = (*remarks, f"nothing found scores {settings.retrieval.min_score} or more (retrieval.min_score)")
     else:
-        model = load(folder_of(memory, adapter))
+        folder = folder_of(memory, adapter)
+        model = load(folder)
         passages = passages_for(memory, near, found.state.head, model, question, settings)
+        shares = shares_for(folder, passages)
+        if shares != ALONE:
+            model = load(folder, shares)
         said = read(
             *(settings.retrieval.aggregate, model, question, passages),
             *(settings.generator.max_new_tokens, on_token, stop),
@@ -97,6 +112,7 @@ def ask(
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         seconds=time.perf_counter() - started,
+        experts={} if shares == ALONE else shares,
         grounded=bool(citations) if claims else None,
     )
 
@@ -114,6 +130,11 @@ def folder_of(memory: Memory, adapter: int | None) -> Path | None:
     if not folder.is_dir():
         raise NotFound(f"adapter {adapter} is missing from {folder}; `memex rollback SNAPSHOT --only model`")
     return folder
+
+
+def shares_for(folder: Path | None, passages: Sequence[Passage]) -> Shares:
+    """What of the adapter in a folder answers a question on these passages: its shared weights, or experts of it."""
+    return choose_experts((one.domain for one in passages), lora.experts(folder) if folder else ())
 
 
 def passages_for(

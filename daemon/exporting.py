@@ -15,7 +15,8 @@ from trainers.model import LanguageModel, resolve
 
 
 def export_adapter(settings: Settings, adapter: int, folder: Path, *, merged: bool) -> dict[str, Any]:
-    """Write the adapter to a new folder; `merged`: a whole model, which transformers loads without peft.
+    """Write the adapter with its experts to a new folder; `merged`: its shared weights in a whole model, which
+    transformers loads without peft.
 
     Only reads the state directory. Raises NotFound (no such adapter), UsageError (the folder is there already), Corrupt
     (its weights are not those of its card, or were trained on another base) and MissingModel.
@@ -34,6 +35,8 @@ def export_adapter(settings: Settings, adapter: int, folder: Path, *, merged: bo
         else:
             for name in (lora.WEIGHTS, lora.CONFIG, lora.CARD):
                 shutil.copyfile(kept / name, part / name)
+            if card.get(lora.EXPERTS):
+                shutil.copytree(kept / lora.EXPERTS, part / lora.EXPERTS)
         os.rename(part, folder)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({error.strerror or error}); name another folder") from error
@@ -45,5 +48,5 @@ def export_adapter(settings: Settings, adapter: int, folder: Path, *, merged: bo
         "merged": merged,
         "base": card["base"]["name"],
         "sha256": card["sha256"],
-        "bytes": sum(one.stat().st_size for one in folder.iterdir() if one.is_file()),
+        "bytes": sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()),
     }

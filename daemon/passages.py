@@ -35,7 +35,8 @@ def gather(memory: Memory, hits: Sequence[Hit], head: Head, count: Count, tokens
     for run in sorted(_runs(chosen), key=lambda run: min(chosen[key] for key in run)):
         hit = hits[min(chosen[key] for key in run)]
         text = excerpt_of(_chunk(chunks[key]) for key in run)
-        passages.append(Passage(hit.chunk_id, hit.document_id, text, _location([chunks[key] for key in run])))
+        location = _location([chunks[key] for key in run])
+        passages.append(Passage(hit.chunk_id, hit.document_id, text, location, hit.domain))
     return passages
 
 

@@ -22,6 +22,7 @@ def record_answer(
     extra = {
         **asked,
         "adapter": answer.adapter,
+        **({"experts": dict(answer.experts)} if answer.experts else {}),
         "grounded": answer.grounded,
         "citations": [[citation.number, citation.passage.chunk_id] for citation in answer.citations],
         "prompt_tokens": answer.prompt_tokens,

@@ -16,7 +16,7 @@ from daemon.runtime import Runtime
 from daemon.settings import Control
 from store.errors import TrainingFailed
 from store.types import Ended, Head, Run
-from trainers import cycle, examples, lora
+from trainers import cycle, examples, experts, lora
 from trainers.child import run_child
 from trainers.model import first_layer, resolve
 
@@ -100,7 +100,9 @@ def _prepare(runtime: Runtime, run: int, folder: Path, head: Head, control: Cont
     made = collect(runtime, run, control)
     if not any(example.split == "train" for example in made):
         raise TrainingFailed("no questions could be made from the documents yet; ingest more, or ask and judge")
-    if control is None:  # what a control shows is no part of what was learned
+    if control:  # of the shared adapter alone, or one side would have experts
+        made = experts.undivided(made)
+    else:  # what a control shows is no part of what was learned
         runtime.write(lambda: runtime.memory.journal.add_examples(run, made))
     cycle.write_job(folder, _job(runtime, head), made)
 
@@ -178,7 +180,8 @@ def _conclude(runtime: Runtime, run: int, folder: Path, before: Head, evidence: 
     kept.parent.mkdir(exist_ok=True)
     shutil.rmtree(kept, ignore_errors=True)  # of a run that was killed before its adapter had a row
     os.rename(folder / cycle.ADAPTER, kept)
-    (folder / cycle.CHECKPOINT).unlink(missing_ok=True)
+    for checkpoint in folder.glob(cycle.CHECKPOINTS):
+        checkpoint.unlink()
     how = Ended(run, outcome, reason, adapter, evidence["examples"], _metrics(evidence))
     if outcome == "promote":
         memory.promote(adapter, how)
@@ -199,6 +202,7 @@ def _metrics(evidence: Mapping[str, Any]) -> Json:
         "last_loss": evidence["losses"][-1],
         "tokens": evidence["tokens"],
         "seconds": evidence["seconds"],
+        **({"experts": evidence["experts"]} if evidence["experts"] else {}),
     }
 
 

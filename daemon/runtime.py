@@ -27,6 +27,7 @@ from store.reranking import CrossEncoderReranker, Reranker
 from store.search import Ranking
 from store.types import Batch
 from store.warm import Warm
+from trainers.experts import ALONE, Shares
 from trainers.generator import Generator
 from trainers.model import LanguageModel, resolve
 
@@ -120,7 +121,7 @@ class Runtime:
         the model has one adapter at a time; an endpoint takes all that come. Raises what `Turns.take` raises."""
         endpoint = self._endpoint
         if endpoint:
-            return use(lambda _adapter: endpoint, lambda: self.turns.closed or stop())
+            return use(lambda _adapter, _shares=ALONE: endpoint, lambda: self.turns.closed or stop())
         with self.turns.take(stop):
             return use(self._serving, lambda: self.turns.closed or stop())
 
@@ -228,9 +229,9 @@ class Runtime:
         path = self.source(dirty.source).path / dirty.relative.decode("utf-8", "surrogateescape")
         return any(path.is_relative_to(one) for one in below)
 
-    def _serving(self, adapter: Path | None) -> Generator:
+    def _serving(self, adapter: Path | None, shares: Shares = ALONE) -> Generator:
         model = self._model.get()
-        model.use_adapter(adapter)
+        model.use_adapter(adapter, shares)
         return model
 
     def _load(self) -> LanguageModel:

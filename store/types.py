@@ -301,6 +301,7 @@ class Passage:
     document_id: str
     text: str
     location: str = ""
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,19 @@
 """One training run in a process of its own: `python -m trainers.cycle RUN_DIR`.
 
-Reads RUN_DIR/job.json and RUN_DIR/examples.jsonl. Trains on the examples whose split is train, evaluates the candidate
-and the incumbent (or the base model) on the same held-out ones, and writes adapter/ (card last), then
-evidence.json, which is the sign that the run is whole. progress.json tells where it is. A run that was killed goes on
-from checkpoint.safetensors and from the answers that it kept.
+Reads RUN_DIR/job.json and RUN_DIR/examples.jsonl. Trains on the examples whose split is train, and experts on those of
+the domains that have enough; these are kept only if with them it answers the held-out examples better than without.
+Evaluates the candidate and the incumbent (or the base model) on the same held-out ones, and writes adapter/ (card
+last), then evidence.json, which is the sign that the run is whole. progress.json tells where it is. A run that was
+killed goes on from its checkpoints and from the answers that it kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -23,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from store.types import Example
-from trainers import answers, evaluate, examples, gate, keeping, lora, prompt
+from trainers import answers, evaluate, examples, experts, keeping, lora, prompt
 from trainers.answers import Answers
-from trainers.evaluate import Score
 from trainers.files import write_json
 from trainers.model import LanguageModel
-from trainers.packing import Item, page
+from trainers.packing import Item, Page, page
 from trainers.precision import bf16_pays
 from trainers.training import train
 
@@ -38,6 +38,7 @@ PROGRESS = "progress.json"
 ADAPTER = "adapter"
 EVIDENCE = "evidence.json"
 CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINTS = "checkpoint*.safetensors"  # with those of the experts
 KEPT_BACK = 12  # one page of so many is not trained on, and says when to stop
 SHORT_MB = 3000  # what training a small model with its activations kept takes, and a bit
 _PR_SET_PDEATHSIG = 1
@@ -82,23 +83,54 @@ def run(run_dir: Path) -> None:
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
     settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=_is_short(job.memory_mb))
     learned = [example for example in given if example.split == "train"]
-    pages = [page([_item(model, example) for example in group]) for group in examples.by_passages(learned)]
+    groups = examples.by_passages(learned)
+    pages = [page([_item(model, example) for example in group]) for group in groups]
     kept_back = len(pages) // KEPT_BACK
-    before = keeping.remember(model)
+    planned = experts.plan(groups[kept_back:])
+    before = keeping.remember(model.model, model.tokenizer)
     lora.prepare(model.model, settings, Path(job.start) if job.start else None, model.fingerprint)
     training = train(
         model.model,
         pages[kept_back:],
         pages[:kept_back],
-        settings,
+        experts.rest(settings, planned),
         partial(tell, "train"),
         resume=run_dir / CHECKPOINT,
         kept=before,
     )
-    lora.finish(model.model, settings)
     sha256 = lora.save(model.model, run_dir / ADAPTER, settings)
+    made = experts.train_experts(
+        model.model,
+        planned,
+        _by_home(groups[kept_back:], pages[kept_back:]),
+        _by_home(groups[:kept_back], pages[:kept_back]),
+        settings,
+        run_dir / ADAPTER,
+        run_dir / CHECKPOINT,
+        before,
+        tell,
+    )
+    lora.finish(model.model, settings)
     began = time.monotonic()
-    candidate, incumbent, decision = _judge(model, job, sha256, given, Answers(run_dir.parent / answers.FILE), tell)
+    compare = partial(
+        evaluate.compare,
+        model,
+        held_out=[example for example in given if example.split != "train"],
+        kept=Answers(run_dir.parent / answers.FILE),
+        max_new_tokens=job.max_new_tokens,
+        seed=job.training.seed,
+    )
+    candidate = evaluate.arm(model, {lora.SHARED: lora.Attached(lora.CANDIDATE, sha256)})
+    tried = None
+    if made:  # the same items choose and judge then: equal models pass in about 6 cycles of 100 instead of 5
+        mixture = evaluate.arm(model, {**candidate.attached, **{domain: one.attached for domain, one in made.items()}})
+        tried = compare(mixture, candidate, progress=partial(tell, "evaluate experts")).decision
+        if tried.outcome == "promote":
+            candidate = mixture
+        else:
+            shutil.rmtree(run_dir / ADAPTER / lora.EXPERTS)
+    incumbent = lora.attach(model.model, Path(job.incumbent), model.fingerprint) if job.incumbent else {}
+    result = compare(candidate, evaluate.arm(model, incumbent), progress=partial(tell, "evaluate"))
     earlier = lora.read_card(Path(job.start))["documents"] if job.start else []
     lora.write_card(
         run_dir / ADAPTER,
@@ -110,9 +142,15 @@ def run(run_dir: Path) -> None:
             "episode": max((example.episode for example in learned), default=0),
             "examples": [example.example_id for example in learned],
             "documents": sorted({*_documents(learned), *earlier}),
-            "metrics": evaluate.summary(candidate),
+            "metrics": evaluate.summary(result.candidate),
+            lora.EXPERTS: {
+                domain: {"folder": one.folder, "sha256": one.attached.sha256, "examples": one.examples}
+                for domain, one in made.items()
+                if domain in candidate.attached
+            },
         },
     )
+    trainings = [training, *(one.training for one in made.values())]
     evidence = {
         "items": [
             {
@@ -125,11 +163,15 @@ def run(run_dir: Path) -> None:
                 "candidate_text": new.text,
                 "incumbent_text": old.text,
             }
-            for new, old in zip(candidate, incumbent, strict=True)
+            for new, old in zip(result.candidate, result.incumbent, strict=True)
         ],
-        "decision": asdict(decision),
-        "summary": {"candidate": evaluate.summary(candidate), "incumbent": evaluate.summary(incumbent)},
-        "episodes": {"candidate": evaluate.by_episode(candidate), "incumbent": evaluate.by_episode(incumbent)},
+        "decision": asdict(result.decision),
+        "experts": tried and {"decision": tried.outcome, "reason": tried.reason, "domains": planned},
+        "summary": {"candidate": evaluate.summary(result.candidate), "incumbent": evaluate.summary(result.incumbent)},
+        "episodes": {
+            "candidate": evaluate.by_episode(result.candidate),
+            "incumbent": evaluate.by_episode(result.incumbent),
+        },
         "examples": len(given),
         "warm": job.start is not None,
         "incumbent": job.incumbent,
@@ -139,8 +181,8 @@ def run(run_dir: Path) -> None:
         "steps": len(training.losses),
         "best_step": training.best,
         "trained_on": len(learned),
-        "tokens": training.tokens,
-        "seconds": {"train": training.seconds, "evaluate": time.monotonic() - began},
+        "tokens": sum(one.tokens for one in trainings),
+        "seconds": {"train": sum(one.seconds for one in trainings), "evaluate": time.monotonic() - began},
     }
     write_json(run_dir / EVIDENCE, evidence)
     tell("done", 1, 1)
@@ -150,56 +192,12 @@ def _documents(shown: Sequence[Example]) -> set[str]:
     return {passage.document_id for example in shown for passage in example.passages}
 
 
-def _judge(
-    model: LanguageModel, job: Job, candidate_key: str, given: Sequence[Example], kept: Answers, tell: Tell
-) -> tuple[list[Score], list[Score], gate.Decision]:
-    """The scores of candidate and incumbent on the same items, and the decision: looked at a few times on the way
-    (`gate.LOOKS`), and no further than it takes to be certain."""
-    arms: dict[str, tuple[str, str | None]] = {
-        "candidate": (candidate_key, lora.CANDIDATE),
-        "incumbent": (model.fingerprint, None),
-    }
-    if job.incumbent:
-        incumbent = Path(job.incumbent)
-        attached = lora.attach(model.model, incumbent, model.fingerprint)
-        arms["incumbent"] = (lora.read_card(incumbent)["sha256"], attached)
-    scores: dict[str, list[Score]] = {}
-    for arm, (_, name) in arms.items():
-        lora.activate(model.model, name)
-        scores[arm] = evaluate.general(model)
-    pages = examples.by_passages(_mixed([example for example in given if example.split != "train"]))
-    total = 2 * sum(map(len, pages))
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        tell("evaluate", done, total)
-
-    seen = 0
-    for share, level in gate.LOOKS:
-        upto = round(share * len(pages))
-        block = [example for one in pages[seen:upto] for example in one]
-        seen = upto
-        for arm, (key, name) in arms.items():
-            lora.activate(model.model, name)
-            scores[arm] += evaluate.answer(model, key, block, kept, job.max_new_tokens, count)
-        decision = gate.decide(_pairs(scores["candidate"], scores["incumbent"]), seed=job.training.seed, level=level)
-        if gate.is_certain(decision):
-            break
-    return scores["candidate"], scores["incumbent"], decision
-
-
-def _pairs(candidate: Sequence[Score], incumbent: Sequence[Score]) -> list[gate.Pair]:
-    return [
-        gate.Pair(new.example_id, new.set, new.document_id, new.value, old.value)
-        for new, old in zip(candidate, incumbent, strict=True)
-    ]
-
-
-def _mixed(held_out: Sequence[Example]) -> list[Example]:
-    """In an order in which each part has its share of every set, pages kept together."""
-    return sorted(held_out, key=lambda example: hashlib.sha256(repr(example.passages).encode()).digest())
+def _by_home(groups: Sequence[Sequence[Example]], pages: Sequence[Page]) -> dict[str, list[Page]]:
+    """The pages of the groups, by the domain that they teach."""
+    found: dict[str, list[Page]] = {}
+    for group, one in zip(groups, pages, strict=True):
+        found.setdefault(experts.home(group), []).append(one)
+    return found
 
 
 def _item(model: LanguageModel, example: Example) -> Item:

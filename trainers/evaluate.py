@@ -6,13 +6,16 @@ so and 0 otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from store.types import Example
-from trainers import prompt
+from trainers import gate, lora, prompt
 from trainers.answers import Answers
 from trainers.examples import by_passages
+from trainers.experts import choose, name_of
+from trainers.lora import Attached
 from trainers.metrics import exact_match, token_f1
 from trainers.model import LanguageModel
 
@@ -52,6 +55,91 @@ class Score:
     exact: float
     absent: bool  # the model said that the answer is not there
     episode: int = 0  # of the example
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What is compared: what is attached to the model, by domain ({}: the bare model), and how well it speaks."""
+
+    attached: Mapping[str, Attached]
+    general: Sequence[Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Both arms' scores on the same items, in the same order, and what the gate says of the first."""
+
+    candidate: Sequence[Score]
+    incumbent: Sequence[Score]
+    decision: gate.Decision
+
+
+def arm(model: LanguageModel, attached: Mapping[str, Attached]) -> Arm:
+    """With the general text scored: of several adapters each paragraph as the worst does it, as each has to answer."""
+    each = []
+    for shares in [{one.name: 1.0} for one in attached.values()] or [{}]:
+        lora.activate(model.model, shares)
+        each.append(general(model))
+    return Arm(attached, [min(scores, key=lambda one: one.value) for scores in zip(*each, strict=True)])
+
+
+def compare(
+    model: LanguageModel,
+    candidate: Arm,
+    incumbent: Arm,
+    held_out: Sequence[Example],
+    kept: Answers,
+    *,
+    max_new_tokens: int,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
+    """Ask both arms the same items, each as it would serve, and let the gate decide: looked at a few times on the way
+    (`gate.LOOKS`), and no further than it takes to be certain. `progress` gets how many answers of how many came."""
+    arms = (candidate, incumbent)
+    scores = [list(one.general) for one in arms]
+    pages = by_passages(_mixed(held_out))
+    total, done = 2 * sum(map(len, pages)), 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total)
+
+    seen = 0
+    for share, level in gate.LOOKS:
+        upto = round(share * len(pages))
+        block = [example for one in pages[seen:upto] for example in one]
+        seen = upto
+        for one, so_far in zip(arms, scores, strict=True):
+            so_far += serve(model, one.attached, block, kept, max_new_tokens, count)
+        decision = gate.decide(_pairs(scores[0], scores[1]), seed=seed, level=level)
+        if gate.is_certain(decision):
+            break
+    return Comparison(scores[0], scores[1], decision)
+
+
+def serve(
+    model: LanguageModel,
+    attached: Mapping[str, Attached],
+    examples: Sequence[Example],
+    kept: Answers,
+    max_new_tokens: int,
+    progress: Callable[[int], None] = lambda answers: None,
+) -> list[Score]:
+    """As `answer`, each example by what answers it when it serves; {} is the bare model. What a shared adapter answered
+    is not asked again where its experts leave it the question."""
+    groups: dict[tuple[tuple[str, float], ...], list[Example]] = {}
+    for example in examples:
+        shares = choose((passage.domain for passage in example.passages), attached) if attached else {}
+        groups.setdefault(tuple(shares.items()), []).append(example)
+    scores = {}
+    for chosen, group in groups.items():
+        lora.activate(model.model, {attached[domain].name: share for domain, share in chosen})
+        key = name_of(attached, dict(chosen)) if chosen else model.fingerprint
+        for one in answer(model, key, group, kept, max_new_tokens, progress):
+            scores[one.example_id] = one
+    return [scores[example.example_id] for example in examples]
 
 
 def score(example: Example, text: str) -> Score:
@@ -124,6 +212,18 @@ def by_episode(scores: Sequence[Score]) -> dict[str, float]:
     asked = [score for score in scores if score.set in ("fresh", "anchor")]
     episodes = sorted({score.episode for score in asked})
     return {str(one): _mean([score.value for score in asked if score.episode == one]) for one in episodes}
+
+
+def _pairs(candidate: Sequence[Score], incumbent: Sequence[Score]) -> list[gate.Pair]:
+    return [
+        gate.Pair(new.example_id, new.set, new.document_id, new.value, old.value)
+        for new, old in zip(candidate, incumbent, strict=True)
+    ]
+
+
+def _mixed(held_out: Sequence[Example]) -> list[Example]:
+    """In an order in which each part has its share of every set, pages kept together."""
+    return sorted(held_out, key=lambda example: hashlib.sha256(repr(example.passages).encode()).digest())
 
 
 def _mean(values: Sequence[float]) -> float:

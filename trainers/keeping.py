@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.model import LanguageModel
-
 TEXTS = (
     "The train to the coast leaves at a quarter past seven and calls at every village on the way. In winter it is"
     " often late, because the points freeze, and people have learned to bring a book.",
@@ -47,17 +45,15 @@ class Kept:
     hidden: Any
 
 
-def remember(model: LanguageModel) -> list[Kept]:
+def remember(model: Any, tokenizer: Any) -> list[Kept]:
     """What the model says of plain text now; its output layer stays as it is, so the hidden state tells all."""
     import torch
 
     kept = []
     with torch.no_grad():
         for text in TEXTS:
-            ids = torch.tensor(
-                [model.tokenizer(text, add_special_tokens=False)["input_ids"]], device=model.model.device
-            )
-            kept.append(Kept(ids, model.model.get_decoder()(ids, use_cache=False).last_hidden_state))
+            ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=model.device)
+            kept.append(Kept(ids, model.get_decoder()(ids, use_cache=False).last_hidden_state))
     return kept
 
 

@@ -1,6 +1,8 @@
 """Examples -> adapter, and adapters on a model. The only file that imports peft.
 
-LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021).
+LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021). An adapter's folder is one adapter, as
+plain peft reads it: its shared weights. Beside them it may have experts, each the same for one domain in a folder of
+its own, which its card lists.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +24,8 @@ from trainers.files import write_json
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 CARD = "card.json"
+EXPERTS = "experts"  # the folder of these in an adapter's folder, and their entry in its card
+SHARED = ""  # the domain of the shared weights, which answer for all that have no expert, and for what has no domain
 _PREFIX = "base_model.model."  # peft's own files have it before each weight's name
 CANDIDATE = "candidate"
 
@@ -43,6 +48,14 @@ class Settings:
     save_memory: bool = False  # recompute activations instead of keeping them (Chen et al. 2016): a third slower
 
 
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """An adapter on a model: its name there, and the sha256 of its weights."""
+
+    name: str
+    sha256: str
+
+
 def prepare(model: Any, settings: Settings, start: Path | None = None, base: str = "") -> None:
     """Put a new adapter on `model`, active and ready to be trained: at first without effect, or with the weights of the
     adapter in `start`. `base` is the fingerprint of the model's weights. Raises what `verify` raises, Corrupt when
@@ -50,7 +63,7 @@ def prepare(model: Any, settings: Settings, start: Path | None = None, base: str
     import peft
     import torch
 
-    activate(model, None)
+    activate(model, {})
     torch.manual_seed(settings.seed)  # the adapter's first weights come from torch's global generator
     _inject(model, _config(model, settings), CANDIDATE)
     if start:
@@ -58,30 +71,36 @@ def prepare(model: Any, settings: Settings, start: Path | None = None, base: str
         missed = peft.set_peft_model_state_dict(model, _load(start), adapter_name=CANDIDATE)
         if missed.unexpected_keys or len(_load(start)) != len(trainable(model)):
             raise Corrupt(f"{start} has other layers than the settings ask for; set refresh.warm_start = false")
-    activate(model, CANDIDATE)
-    for weight in model.parameters():
-        weight.requires_grad_(False)
-    for weight in trainable(model).values():
-        weight.requires_grad_(True)
+    _let_learn(model, CANDIDATE)
     if settings.save_memory:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes in this mode alone; there is no dropout
 
 
-def trainable(model: Any) -> dict[str, Any]:
-    """The weights of the adapter that `prepare` made, by name."""
-    return {name: weight for name, weight in model.named_parameters() if f".{CANDIDATE}." in name}
+def fork(model: Any, settings: Settings, name: str) -> None:
+    """Put a copy of the adapter that `prepare` made beside it, active and ready to be trained in its place."""
+    import peft
+
+    _inject(model, _config(model, settings), name)
+    weights = peft.get_peft_model_state_dict(model, adapter_name=CANDIDATE)
+    peft.set_peft_model_state_dict(model, weights, adapter_name=name)
+    _let_learn(model, name)
+
+
+def trainable(model: Any, name: str = CANDIDATE) -> dict[str, Any]:
+    """The weights of the adapter that `prepare` or `fork` made, by name."""
+    return {path: weight for path, weight in model.named_parameters() if f".{name}." in path}
 
 
 def finish(model: Any, settings: Settings) -> None:
-    """Undo what `prepare` did to the model but for the adapter."""
+    """Undo what `prepare` did to the model but for the adapters."""
     if settings.save_memory:
         model.gradient_checkpointing_disable()
     model.eval()
 
 
-def save(model: Any, directory: Path, settings: Settings) -> str:
-    """Write the adapter that `prepare` put on `model`, as plain peft reads it; returns the sha256 of its weights.
+def save(model: Any, directory: Path, settings: Settings, name: str = CANDIDATE) -> str:
+    """Write the adapter that `prepare` or `fork` put on `model`, as plain peft reads it; returns its weights' sha256.
 
     It is garbage until `write_card` has given it a card.
     """
@@ -89,14 +108,20 @@ def save(model: Any, directory: Path, settings: Settings) -> str:
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)  # it may be there from before a kill
-    state = peft.get_peft_model_state_dict(model, adapter_name=CANDIDATE)
-    state = {_PREFIX + name: weight.detach().cpu().contiguous() for name, weight in sorted(state.items())}
+    state = peft.get_peft_model_state_dict(model, adapter_name=name)
+    state = {_PREFIX + path: weight.detach().cpu().contiguous() for path, weight in sorted(state.items())}
     save_file(state, str(directory / WEIGHTS), metadata={"format": "pt"})
     _config(model, settings).save_pretrained(str(directory))
-    for name in (WEIGHTS, CONFIG):
-        with (directory / name).open("rb") as written:
+    for file in (WEIGHTS, CONFIG):
+        with (directory / file).open("rb") as written:
             os.fsync(written.fileno())
     return _sha256(directory / WEIGHTS)
+
+
+def expert_folder(domain: str) -> str:
+    """The name of a domain's folder among an adapter's experts: each has its own, whatever it is called."""
+    plain = re.sub(r"[^a-z0-9]+", "-", domain.lower()).strip("-")[:32]
+    return f"{plain}-{hashlib.sha256(domain.encode()).hexdigest()[:8]}".removeprefix("-")
 
 
 def write_card(directory: Path, settings: Settings, card: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,44 +149,57 @@ def read_card(directory: Path) -> dict[str, Any]:
 def verify(directory: Path) -> dict[str, Any]:
     """The card of an adapter whose weights are there and are those of the card. Raises Corrupt."""
     card = read_card(directory)
-    weights = directory / WEIGHTS
-    if not weights.is_file():
-        raise Corrupt(f"{directory} has no {WEIGHTS}; other formats are refused; roll back to another adapter")
-    if _sha256(weights) != card["sha256"]:
-        raise Corrupt(f"{weights} is not what its card says (sha256 differs); roll back to another adapter")
+    for folder, sha256 in _parts(directory, card).values():
+        weights = folder / WEIGHTS
+        if not weights.is_file():
+            raise Corrupt(f"{folder} has no {WEIGHTS}; other formats are refused; roll back to another adapter")
+        if _sha256(weights) != sha256:
+            raise Corrupt(f"{weights} is not what its card says (sha256 differs); roll back to another adapter")
     return card
 
 
-def attach(model: Any, directory: Path, base: str) -> str:
-    """Load an adapter onto `model` beside those it has, inactive, and return its name there.
+def experts(directory: Path) -> list[str]:
+    """The domains that an adapter has an expert for. Raises Corrupt when it has no readable card."""
+    return list(read_card(directory).get(EXPERTS, {}))
+
+
+def attach(model: Any, directory: Path, base: str) -> dict[str, Attached]:
+    """Load an adapter onto `model` beside those it has, inactive: what is there now by domain, SHARED and its experts'.
 
     `base` is the fingerprint of the model's weights. Raises Corrupt when the card is missing, the weights are not
     safetensors or not those of the card, or the adapter was trained on another base.
     """
     import peft
 
-    name = f"adapter-{_check_base(directory, base)['sha256'][:16]}"
-    _inject(model, peft.LoraConfig.from_pretrained(str(directory)), name)
-    peft.set_peft_model_state_dict(model, _load(directory), adapter_name=name)
+    attached = {}
+    for domain, (folder, sha256) in _parts(directory, _check_base(directory, base)).items():
+        attached[domain] = Attached(f"adapter-{sha256[:16]}", sha256)
+        _inject(model, peft.LoraConfig.from_pretrained(str(folder)), attached[domain].name)
+        peft.set_peft_model_state_dict(model, _load(folder), adapter_name=attached[domain].name)
     model.eval()
-    return name
+    return attached
 
 
-def activate(model: Any, name: str | None) -> None:
-    """Let one attached adapter work, or none of them."""
+def activate(model: Any, shares: Mapping[str, float]) -> None:
+    """Let attached adapters work, by name, each with its share of what it does to the model's outputs; {}: none.
+
+    Several together are exactly the weighted sum of their changes to the weights, what peft's `add_weighted_adapter`
+    makes a new adapter for ("cat"). Nothing is made here: each layer adds what the active ones give.
+    """
     for layer in _layers(model):
-        if name is None:
-            layer.enable_adapters(False)
-        else:
-            layer.enable_adapters(True)
-            layer.set_adapter(name)
+        layer.enable_adapters(bool(shares))
+        if shares:
+            layer.set_adapter(list(shares))
             layer.requires_grad_(False)
+        for name, share in shares.items():
+            layer.set_scale(name, share)
 
 
-def detach(model: Any, name: str) -> None:
-    """Take an adapter off the model and free its memory."""
+def detach(model: Any, attached: Mapping[str, Attached]) -> None:
+    """Take an adapter with its experts off the model and free its memory."""
     for layer in _layers(model):
-        layer.delete_adapter(name)
+        for one in attached.values():
+            layer.delete_adapter(one.name)
 
 
 def merge(model: Any, name: str) -> None:
@@ -172,6 +210,23 @@ def merge(model: Any, name: str) -> None:
         parent, _, child = path.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
     del model.peft_config
+
+
+def _let_learn(model: Any, name: str) -> None:
+    activate(model, {name: 1.0})
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    for weight in trainable(model, name).values():
+        weight.requires_grad_(True)
+
+
+def _parts(directory: Path, card: Mapping[str, Any]) -> dict[str, tuple[Path, str]]:
+    """The folders that hold an adapter's weights, with their sha256, by domain."""
+    listed = card.get(EXPERTS, {}).items()
+    return {
+        SHARED: (directory, card["sha256"]),
+        **{domain: (directory / EXPERTS / one["folder"], one["sha256"]) for domain, one in listed},
+    }
 
 
 def _check_base(directory: Path, base: str) -> dict[str, Any]:

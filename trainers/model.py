@@ -16,6 +16,7 @@ from typing import Any
 
 from store.errors import MissingModel
 from trainers import lora
+from trainers.experts import ALONE, Shares
 from trainers.generator import Generation
 from trainers.packing import shared_tokens
 
@@ -102,7 +103,7 @@ class LanguageModel:
         self.path = path
         self.fingerprint = fingerprint
         self.adapter: Path | None = None
-        self._adapters: dict[Path, str] = {}  # in order of loading
+        self._adapters: dict[Path, dict[str, lora.Attached]] = {}  # by domain; in order of loading
         ends = model.generation_config.eos_token_id
         self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
 
@@ -135,27 +136,30 @@ class LanguageModel:
         """Prompt and answer together may have at most this many tokens."""
         return int(self.model.config.max_position_embeddings)
 
-    def use_adapter(self, directory: Path | None) -> None:
-        """Serve with the adapter in `directory`, or with the bare base model for None.
+    def use_adapter(self, directory: Path | None, shares: Shares = ALONE) -> None:
+        """Serve with the adapter in `directory`, or with the bare base model for None. `shares`: of its shared weights
+        and of its experts, as `trainers.experts.choose` gives them.
 
         The base is never reloaded; a directory is read once, as adapters are immutable. Raises Corrupt when the
         directory is not a whole adapter made for this base; the adapter that served before serves on then.
         """
         if directory is None:
-            lora.activate(self.model, None)
+            lora.activate(self.model, {})
         else:
             directory = directory.resolve()
             if directory not in self._adapters:
                 self._adapters[directory] = lora.attach(self.model, directory, base=self.fingerprint)
-            lora.activate(self.model, self._adapters[directory])
+            attached = self._adapters[directory]
+            lora.activate(self.model, {attached[domain].name: share for domain, share in shares.items()})
             spare = [known for known in self._adapters if known != directory][: 1 - KEPT_ADAPTERS]
             for old in spare:
                 lora.detach(self.model, self._adapters.pop(old))
         self.adapter = directory
 
     def save_merged(self, adapter: Path, folder: Path) -> None:
-        """Write base and adapter as one model, which transformers loads as it is. This object is of no use after it."""
-        lora.merge(self.model, lora.attach(self.model, adapter, base=self.fingerprint))
+        """Write base and adapter, without its experts, as one model, which transformers loads as it is. This object is
+        of no use after it."""
+        lora.merge(self.model, lora.attach(self.model, adapter, base=self.fingerprint)[lora.SHARED].name)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

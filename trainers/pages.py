@@ -69,8 +69,10 @@ def pages(sources: Sequence[Source], room: Room, layout: Layout, split: str, see
 
 
 def _together(waiting: Sequence[Source], count: int, rng: random.Random) -> list[Source]:
-    """The first that waits, and others: half of those that retrieval finds for it, if any, and some at random."""
+    """The first that waits, and others: half of those that retrieval finds for it, if any, and some at random, of its
+    domain where there are such: what is found for one question is mostly of one domain."""
     first, others = waiting[0], rng.sample(waiting[1:], len(waiting) - 1)
+    others.sort(key=lambda source: source.passage.domain != first.passage.domain)
     found = {hit.chunk_id for hit in first.hits}
     near = [source for source in others if source.passage.chunk_id in found][: count // 2]
     chosen = [first]

@@ -98,7 +98,7 @@ def mixed_drafts(hits: Sequence[Hit], seed: int) -> Iterator[tuple[Hit, question
 def excerpt(hit: Hit, sentence: int, words: int) -> Passage:
     """The sentence of a chunk with its neighbours, as a passage."""
     text = questions.window(questions.sentences(hit.text), sentence, words)
-    return Passage(hit.chunk_id, hit.document_id, text, hit.location)
+    return Passage(hit.chunk_id, hit.document_id, text, hit.location, hit.domain)
 
 
 def nearest(hit: Hit, question: str, words: int) -> Passage | None:

@@ -50,8 +50,10 @@ def train(
     progress: Callable[[int, int], None] = lambda done, total: None,
     resume: Path | None = None,
     kept: Sequence[Kept] = (),
+    adapter: str = lora.CANDIDATE,
 ) -> Training:
-    """Train the adapter on `model` that `lora.prepare` made, and leave the best weights in it.
+    """Train the adapter on `model` that `lora.prepare` made, or the one that `lora.fork` did under this name, and leave
+    the best weights in it.
 
     Same model, pages, settings and thread count give the same weights on a CPU, as long as the time budget does not cut
     the run short; a kill changes nothing, where `resume` is a file to keep the state in. Ends after `max_steps` or
@@ -63,7 +65,7 @@ def train(
 
     if not pages:
         raise TrainingFailed("there are no training examples; ingest more documents or ask more questions")
-    weights = lora.trainable(model)
+    weights = lora.trainable(model, adapter)
     optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=0.0)
     state = checkpoint.read(resume, weights, optimizer)
     started = written = time.monotonic()

@@ -90,11 +90,11 @@ def adapter() -> None:
 def export(
     adapter: int,
     folder: Path,
-    merged: Annotated[bool, typer.Option("--merged", help="Base and adapter as one model.")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="Base and adapter as one model, without experts.")] = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write an adapter to a new folder, as plain peft reads it."""
+    """Write an adapter to a new folder, with its experts, as plain peft reads it."""
     from daemon.exporting import export_adapter
 
     done = export_adapter(settings_from(config), adapter, folder, merged=merged)

@@ -22,12 +22,12 @@ Json = dict[str, Any]
 
 
 def curve(
-    model: Generator,
+    model_for: Callable[[Sequence[Passage]], Generator],
     settings: Settings,
     looked: Sequence[Looked],
     on_progress: Callable[[str, int, int], None],
 ) -> Json:
-    """Answers to questions whose right passage was found, from the model as it is given.
+    """Answers to questions whose right passage was found, from the model that is given for the passages shown.
 
     A share of five places is given to distractors that retrieval found too, the rest to the right passages that there
     are; where they begin is rotated. `without`: five distractors and nothing right, so that refusing is right.
@@ -41,7 +41,8 @@ def curve(
         for number, (one, right, wrong) in enumerate(usable):
             on_progress("noise", step * len(usable) + number, total)
             passages = _rotated([*right[: PLACES - wrong_ones], *wrong[:wrong_ones]], number)
-            said = model.generate(messages(one.question.text, passages), settings.generator.max_new_tokens).text
+            asked = messages(one.question.text, passages)
+            said = model_for(passages).generate(asked, settings.generator.max_new_tokens).text
             text, refused = MARK.sub("", said).strip(), is_absent(said)
             accepted = one.question.answers or ()
             exact.append(0.0 if refused else exact_match(text, accepted))
@@ -53,7 +54,7 @@ def curve(
 
 def _rotated(hits: Sequence[Hit], number: int) -> list[Passage]:
     turn = number % len(hits)
-    return [Passage(hit.chunk_id, hit.document_id, hit.text) for hit in (*hits[turn:], *hits[:turn])]
+    return [Passage(hit.chunk_id, hit.document_id, hit.text, domain=hit.domain) for hit in (*hits[turn:], *hits[:turn])]
 
 
 def _split(looked: Looked, others: Sequence[Looked]) -> tuple[list[Hit], list[Hit]]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from daemon.answer import Load, ask, folder_of, serving
+from daemon.answer import Load, ask, folder_of, serving, shares_for
 from daemon.evaluation import beir, noise, questions
 from daemon.evaluation.answers import answered, spread
 from daemon.evaluation.questions import Question, QuestionSet
@@ -143,7 +143,9 @@ def measure(
         for number, one in enumerate(answerable):
             on_progress("answering", number, len(answerable))
             answers.append(ask(memory, load, settings, one.question.text, when=state))
-        curve = noise.curve(load(folder), settings, answerable, on_progress)
+        curve = noise.curve(
+            lambda passages: load(folder, shares_for(folder, passages)), settings, answerable, on_progress
+        )
         return {**answered(answerable, answers), "noise": curve}
 
     given: Json = use_model(with_model)

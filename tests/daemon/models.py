@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainers.experts import ALONE, Shares
 from trainers.generator import Generation
 
 
@@ -17,10 +18,11 @@ class Model:
     def __init__(self, answer: str | Callable[[str], str]) -> None:
         self.answer = (lambda prompt: answer) if isinstance(answer, str) else answer
         self.adapter: Path | None = None
+        self.shares: Shares = ALONE
         self.prompts: list[str] = []
 
-    def use_adapter(self, directory: Path | None) -> None:
-        self.adapter = directory
+    def use_adapter(self, directory: Path | None, shares: Shares = ALONE) -> None:
+        self.adapter, self.shares = directory, shares
 
     def count(self, text: str) -> int:
         return len(text.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pytest
 from daemon import operations
 from daemon.answer import Answer, ask, bare
 from daemon.recording import asked_with, record_answer
-from daemon.settings import Generator, Retrieval
+from daemon.settings import Generator, Retrieval, Rule, Source
 from store.errors import NotFound, UsageError
 from store.types import Ended, Filters
 from store.warm import Warm
 from tests.daemon.conftest import World
 from tests.daemon.models import Model
+from trainers.experts import ALONE, Shares
 from trainers.prompt import ABSENT
 
 
@@ -29,8 +31,8 @@ def kitchen(world: World) -> World:
 
 
 def put(world: World, model: Model, question: str, **arguments: Any) -> Answer:
-    def load(adapter: Path | None) -> Model:
-        model.use_adapter(adapter)
+    def load(adapter: Path | None, shares: Shares = ALONE) -> Model:
+        model.use_adapter(adapter, shares)
         return model
 
     memory, settings = world.runtime.memory, world.settings
@@ -120,6 +122,37 @@ def test_the_adapter_of_the_state_serves_and_base_leaves_it_out(kitchen: World) 
     folder.rmdir()
     with pytest.raises(NotFound, match="adapter 1 is missing"):
         put(kitchen, model, "Bread bakes for how many minutes?")
+
+
+def test_the_domains_of_the_passages_choose_the_experts(kitchen: World) -> None:
+    kitchen.write("oven.txt", "The oven of the bread has a door of glass.")
+    rules = (Rule(pattern="bread*", domain="food"), Rule(pattern="boat*", domain="sea"))
+    kitchen.reopen(sources=(Source(path=kitchen.docs, rules=rules),))
+    kitchen.sync()
+    memory = kitchen.runtime.memory
+    run = memory.journal.begin_run(trigger="test", move=1, incumbent=None)
+    number = memory.journal.add_adapter(run, base="base", sha256="0")
+    folder = memory.adapter_folder(number)
+    folder.mkdir(parents=True)
+    (folder / "card.json").write_text(json.dumps({"experts": {"food": {}, "sea": {}}}))
+    operations.snapshot_create(kitchen.runtime, "bare")
+    memory.promote(number, Ended(run, "promote", "test", number))
+    model = Model("40 minutes")
+
+    def shares(question: str, **how: Any) -> tuple[dict[str, float], Any]:
+        answer = put(kitchen, model, question, **how)
+        kept = memory.journal.retrieval(answer.retrieval_id).extra.get("experts")
+        assert (kept or ALONE) == model.shares, "what answered is kept with the answer"
+        return dict(model.shares), kept
+
+    food, sea = Filters(path="**/bread.txt"), Filters(path="**/boat.txt")
+    assert shares("Bread bakes for how many minutes?", filters=food) == ({"food": 1.0},) * 2
+    assert shares("What does the boat need?", filters=sea) == ({"sea": 1.0},) * 2
+    assert shares("The oven of the bread", filters=Filters(path="**/oven.txt")) == (ALONE, None)
+    mixed, _ = shares("bread bakes minutes oven door glass", filters=Filters(path="**/*e*.txt"))
+    assert mixed == {"": 0.5, "food": 0.5}
+    assert shares("Bread bakes for how many minutes?", filters=food, when="bare") == (ALONE, None)
+    assert model.adapter is None
 
 
 def test_filters_and_k_narrow_what_is_asked(kitchen: World) -> None:

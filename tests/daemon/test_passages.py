@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.passages import FRAME, gather
+from daemon.settings import Rule, Source
 from store.types import Hit, Passage
 from tests.daemon.conftest import World
 
@@ -34,6 +35,13 @@ def chunks(world: World, name: str = "book.txt") -> list[Hit]:
 def gathered(world: World, hits: list[Hit], tokens: int) -> list[Passage]:
     memory = world.runtime.memory
     return gather(memory, hits, memory.head(), words, tokens)
+
+
+def test_a_passage_says_its_domain(book: World) -> None:
+    book.reopen(sources=(Source(path=book.docs, rules=(Rule(pattern="book*", domain="books"),)),))
+    book.sync()
+    found = gathered(book, [*chunks(book)[:1], *chunks(book, "leaf.txt")], 10_000)
+    assert [passage.domain for passage in found] == ["books", ""]
 
 
 def test_as_many_as_fit_and_at_least_one(book: World) -> None:

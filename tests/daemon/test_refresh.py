@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemon import operations, render
 from daemon.collecting import collect, power, recipe
+from daemon.exporting import export_adapter
 from daemon.refresh import folder_of, refresh, resumable
-from daemon.settings import Generator, Refresh
+from daemon.settings import Generator, Refresh, Rule, Source
 from store.errors import TrainingFailed
 from tests.daemon.conftest import World
 from tests.daemon.test_learning import CREATURES, text
 from tests.trainers.conftest import tiny_path  # noqa: F401 - a fixture
-from trainers import answers, cycle
+from trainers import answers, cycle, examples, experts, gate, lora
 from trainers.child import run_child
 
 
@@ -136,3 +140,62 @@ def test_given_questions_are_learned_from(farm: World, tmp_path: Path) -> None:
     (given, *_) = [one for one in collect(farm.runtime, episode=1) if one.kind == "given" and one.gold is not None]
     assert (given.question, given.target) == ("How heavy does the heron get?", "5 kilograms")
     assert "5 kilograms" in given.passages[given.gold or 0].text
+
+
+def test_experts_are_promoted_answer_and_are_rolled_back_with_their_adapter(
+    farm: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, so that few examples are enough and any gain promotes."""
+
+    def in_this_process(folder: Path, **_: Any) -> dict[str, Any]:
+        cycle.run(folder)
+        found: dict[str, Any] = json.loads((folder / cycle.EVIDENCE).read_text())
+        return found
+
+    decide = gate.decide
+    monkeypatch.setattr("daemon.refresh.run_child", in_this_process)
+    monkeypatch.setattr(experts, "ENOUGH", 1)
+    monkeypatch.setattr(gate, "decide", lambda *given, **how: replace(decide(*given, **how), outcome="promote"))
+    rules = tuple(Rule(pattern=f"{name}*", domain="bird") for name in ("heron", "falcon", "otter", "badger", "marten"))
+    plain = learn(farm)
+    assert (plain["decision"], "experts" in plain["metrics"]) == ("promote", False)
+    farm.reopen(sources=(Source(path=farm.docs, domain="beast", rules=rules),))
+    farm.sync()
+    done = learn(farm)
+    tried = done["metrics"]["experts"]
+    assert tried["decision"] == "promote"
+    assert set(tried["domains"]) <= {"bird", "beast"}
+    assert f"experts: decision promote, reason {tried['reason']}" in render.refresh(done)
+    assert list(folder_of(farm.runtime, done["run"]).glob("checkpoint*")) == []
+    memory = farm.runtime.memory
+    adapter = memory.adapter_folder(done["adapter"])
+    assert set(lora.experts(adapter)) == set(tried["domains"])
+    (domain, *_) = tried["domains"]
+
+    def answered() -> Any:
+        told = operations.ask(farm.runtime, "How much does the heron weigh?", domain=domain)
+        return told["adapter"], memory.journal.retrieval(told["retrieval_id"]).extra.get("experts")
+
+    assert answered() == (done["adapter"], {domain: 1.0})
+    exported = export_adapter(farm.settings, done["adapter"], farm.docs.parent / "exported", merged=False)
+    assert exported["sha256"] == lora.verify(farm.docs.parent / "exported")["sha256"]
+    assert lora.experts(farm.docs.parent / "exported") == list(tried["domains"])
+    operations.rollback(farm.runtime, f"before-adapter-{done['adapter']:04d}", only="model")
+    assert answered() == (plain["adapter"], None)
+
+
+def test_a_control_has_no_experts(farm: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    farm.reopen(sources=(Source(path=farm.docs, domain="beast"),))
+    farm.sync()
+    given: list[Any] = []
+
+    def stopped(folder: Path, **_: Any) -> dict[str, Any]:
+        given.extend(examples.read(folder / cycle.EXAMPLES))
+        raise TrainingFailed("stopped")
+
+    monkeypatch.setattr("daemon.refresh.run_child", stopped)
+    for control, domains in ((None, {"beast"}), ("no-replay", {""})):
+        given.clear()
+        with pytest.raises(TrainingFailed, match="stopped"):
+            learn(farm, control=control)
+        assert {passage.domain for one in given for passage in one.passages} == domains

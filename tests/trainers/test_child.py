@@ -14,7 +14,6 @@ import pytest
 from store.errors import TrainingFailed
 from tests.trainers.conftest import make_example
 from trainers import cycle, gate, lora
-from trainers.answers import Answers
 from trainers.child import run_child
 from trainers.cycle import Job
 from trainers.model import LanguageModel
@@ -117,19 +116,3 @@ def test_the_child_dies_with_its_parent(tiny_path: Path, tmp_path: Path) -> None
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(child)
-
-
-def test_evaluation_ends_when_the_decision_is_certain(tiny_path: Path, tmp_path: Path) -> None:
-    """The answers are kept ones, so no model is asked: the candidate's are right, the incumbent's are not."""
-    model = LanguageModel.load(tiny_path, device="cpu")
-    lora.prepare(model.model, lora.Settings())
-    items = [make_example(number, "fresh") for number in range(60)]
-    kept = Answers(tmp_path / "answers.jsonl")
-    kept.keep("candidate", {one.example_id: one.target for one in items})
-    kept.keep(model.fingerprint, {one.example_id: "wrong" for one in items})
-    told: list[tuple[str, int, int]] = []
-    given = cycle._judge(model, job(tiny_path), "candidate", items, kept, lambda *at: told.append(at))
-    candidate, incumbent, decision = given
-    assert decision.outcome == "promote"
-    assert [len([one for one in arm if one.set == "fresh"]) for arm in (candidate, incumbent)] == [30, 30]
-    assert told[-1] == ("evaluate", 60, 120)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.conftest import make_example
-from trainers import evaluate
+from trainers import evaluate, lora
 from trainers.answers import Answers
 from trainers.evaluate import score, summary
 from trainers.model import LanguageModel
@@ -62,3 +62,24 @@ def test_episodes_are_told_apart() -> None:
     old, new = (replace(make_example(n, split), episode=e) for n, split, e in ((0, "anchor", 1), (1, "fresh", 2)))
     scores = [score(old, "red"), score(new, ABSENT), score(make_example(2, "noise"), "red")]
     assert evaluate.by_episode(scores) == {"1": 1.0, "2": 0.0}
+
+
+def test_evaluation_ends_when_the_decision_is_certain(tiny_path: Path, tmp_path: Path) -> None:
+    """The answers are kept ones, so no model is asked: the candidate's are right, the incumbent's are not."""
+    model = LanguageModel.load(tiny_path, device="cpu")
+    lora.prepare(model.model, lora.Settings())
+    items = [make_example(number, "fresh") for number in range(60)]
+    kept = Answers(tmp_path / "answers.jsonl")
+    kept.keep("sha", {one.example_id: one.target for one in items})
+    kept.keep(model.fingerprint, {one.example_id: "wrong" for one in items})
+    told: list[tuple[int, int]] = []
+    result = evaluate.compare(
+        *(model, evaluate.arm(model, {"": lora.Attached(lora.CANDIDATE, "sha")}), evaluate.arm(model, {}), items, kept),
+        max_new_tokens=4,
+        seed=0,
+        progress=lambda *at: told.append(at),
+    )
+    assert result.decision.outcome == "promote"
+    sides = (result.candidate, result.incumbent)
+    assert [len([one for one in scores if one.set == "fresh"]) for scores in sides] == [30, 30]
+    assert told[-1] == (60, 120)

@@ -15,7 +15,7 @@ SETTINGS = lora.Settings(max_steps=24, lr=1e-2, keep=20.0)
 
 def learned(path: Path, kept: bool) -> tuple[LanguageModel, list[Kept], Training]:
     model = LanguageModel.load(path, device="cpu")
-    before = keeping.remember(model)
+    before = keeping.remember(model.model, model.tokenizer)
     lora.prepare(model.model, SETTINGS)
     return model, before, train(model.model, make_pages(model), [], SETTINGS, kept=before if kept else ())
 
@@ -40,7 +40,7 @@ def test_drift_is_the_divergence_from_the_base_model(tiny_path: Path) -> None:
     import torch
 
     model = LanguageModel.load(tiny_path, device="cpu")
-    one = keeping.remember(model)[3]
+    one = keeping.remember(model.model, model.tokenizer)[3]
     assert float(keeping.drift(model.model, one).detach()) == pytest.approx(0, abs=1e-6)
     before = model.model(one.ids).logits[0].detach().log_softmax(-1)
     lora.prepare(model.model, SETTINGS)

@@ -101,3 +101,18 @@ def test_rows_and_entries_are_asked_about() -> None:
     parts = questions.sentences(text)
     assert all(draft.answer in parts[draft.sentence] for draft in made.values())
     assert {draft.kind for draft in made.values()} == {"entry"}
+
+
+def test_the_questions_of_a_page_are_of_one_domain_where_there_are_enough(corpus: list[Hit]) -> None:
+    """And passages say theirs; half of the corpus is of each, in turn."""
+    hits = [replace(hit, domain=("it", "law")[int(hit.document_id[3:]) % 2]) for hit in corpus]
+    domains = {hit.chunk_id: hit.domain for hit in hits}
+    room = Room(hits, frozenset(hit.document_id for hit in hits))
+    sources = find(room.pool, room.side, word_search(hits), (), 40, words=30, k=8, seed=1)
+    alone = [replace(source, hits=()) for source in sources]  # retrieval finds nothing else: any others will do
+    groups = by_passages(laid_out(alone, room, PLAIN))
+    for passage in (passage for group in groups for passage in group[0].passages):
+        assert passage.domain == domains[passage.chunk_id]
+    asked = [{one.passages[one.gold].domain for one in group if one.gold is not None} for group in groups]
+    assert len(asked) > 10
+    assert [len(one) for one in asked[:-2]] == [1] * (len(asked) - 2), "but for what is left in the end"
