@@ -95,7 +95,7 @@ def test_a_hybrid_score_is_a_weighted_mean() -> None:
         (3, pytest.approx(0.6 * 0.5 + 0.4 * 0.5)),
     ]
     assert next(one.row for _, one in scored(found, Ranking(text_weight=0))) == 1
-    assert [score for score, _ in scored([Candidate(1, 0.7, None, 2.0)], Ranking(text_weight=0.5))] == [0.7]
+    assert [score for score, _ in scored([Candidate(1, 0.0, 0.7, None, 2.0)], Ranking(text_weight=0.5))] == [0.7]
 
 
 def test_words_that_any_question_has_do_not_count(memory: Memory) -> None:
