@@ -52,7 +52,7 @@ def tune(runtime: Runtime, run: int, folder: Path, on_progress: Callable[[Json],
     on_progress({"stage": "query adapter", "done": 0, "total": 1})
     try:
         told = _tune(runtime, run, folder, stop)
-    except MemexError as error:
+    except (MemexError, OSError) as error:
         told = {"decision": "failed", "reason": str(error)}
     if told is None:
         return
@@ -84,6 +84,7 @@ def _tune(runtime: Runtime, run: int, folder: Path, stop: threading.Event) -> Js
     candidate, incumbent = (measured(runtime, head, asked, one) for one in (number, head.query_adapter))
     pairs = retriever.compared(asked, candidate, incumbent)
     decision = retriever.decide(pairs)
+    folder.mkdir(parents=True, exist_ok=True)  # none where the generator's part had nothing to do
     write_json(folder / EVIDENCE, [asdict(pair) for pair in pairs])
     names = {FRESH: "ndcg", RECALL: "recall"}
     shown = {names[name]: asdict(one) for name, one in decision.evidence.items() if one.items}
