@@ -48,7 +48,7 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
     return build(
         chunks,
         search,
-        [*_judged(runtime, quarantine), *_given(runtime, search)],
+        answered(runtime, quarantine, search),
         [one for one in memory.journal.examples() if not quarantine.touches_example(one)],
         recipe(runtime, control),
         seed=0,
@@ -109,6 +109,11 @@ def plan(runtime: Runtime, whole: bool = False) -> Json:
             for example in examples
         ],
     }
+
+
+def answered(runtime: Runtime, quarantine: Quarantine, search: Search) -> list[Answered]:
+    """The questions whose answer someone said: judged retrievals, then those of a file. Raises UsageError."""
+    return [*_judged(runtime, quarantine), *_given(runtime, search)]
 
 
 def _judged(runtime: Runtime, quarantine: Quarantine) -> list[Answered]:
