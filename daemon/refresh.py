@@ -22,6 +22,8 @@ from trainers.child import run_child
 from trainers.model import first_layer, resolve
 
 CONTROL = "control"
+RESUMED = "resumed"  # a byte for each time that a cycle was gone on with
+MOST_RESUMES = 3  # what memex itself dies of shall not be tried at every start
 
 
 def refresh(
@@ -74,27 +76,36 @@ def _begun(runtime: Runtime, trigger: str, head: Head, control: Control | None) 
     for other in memory.journal.interrupted():
         if other == cut_off:
             continue
+        why = _lost(runtime, other) or "a newer one is gone on with"
         shutil.rmtree(folder_of(runtime, other.run), ignore_errors=True)
-        why = "a control is begun anew" if _is_control(other) else "what it compares with serves no more"
         write(partial(memory.journal.end_run, Ended(other.run, "failed", f"memex ended during the cycle; {why}")))
     if cut_off and not control:
-        return cut_off.run, folder_of(runtime, cut_off.run)
+        folder = folder_of(runtime, cut_off.run)
+        with (folder / RESUMED).open("ab") as times:
+            times.write(b".")
+        return cut_off.run, folder
     run = write(lambda: memory.journal.begin_run(trigger=trigger, move=head.move, incumbent=head.adapter))
     return run, folder_of(runtime, run)
 
 
 def resumable(runtime: Runtime) -> Run | None:
-    """The newest cycle that a kill cut off, if it has its examples and what it compares with still serves."""
-    serving = runtime.memory.head().adapter
-    for cut in runtime.memory.journal.interrupted():
-        has_job = (folder_of(runtime, cut.run) / cycle.JOB).is_file()
-        if has_job and cut.incumbent == serving and not _is_control(cut):
-            return cut
+    """The newest cycle that a kill cut off and that can be gone on with."""
+    return next((cut for cut in runtime.memory.journal.interrupted() if not _lost(runtime, cut)), None)
+
+
+def _lost(runtime: Runtime, cut: Run) -> str | None:
+    """Why a cycle that a kill cut off cannot be gone on with; None: it can."""
+    folder = folder_of(runtime, cut.run)
+    if cut.trigger.startswith(CONTROL):
+        return "a control is begun anew"
+    if cut.incumbent != runtime.memory.head().adapter:
+        return "what it compares with serves no more"
+    if not (folder / cycle.JOB).is_file():
+        return "it had no examples yet"
+    resumed = folder / RESUMED
+    if resumed.is_file() and resumed.stat().st_size >= MOST_RESUMES:
+        return f"it was gone on with {MOST_RESUMES} times, and cut off each time"
     return None
-
-
-def _is_control(run: Run) -> bool:
-    return run.trigger.startswith(CONTROL)
 
 
 def folder_of(runtime: Runtime, run: int) -> Path:

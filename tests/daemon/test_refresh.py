@@ -13,7 +13,7 @@ import pytest
 from daemon import operations, render
 from daemon.collecting import collect, power, recipe
 from daemon.exporting import export_adapter
-from daemon.refresh import folder_of, refresh, resumable
+from daemon.refresh import MOST_RESUMES, folder_of, refresh, resumable
 from daemon.settings import Generator, Refresh, Rule, Source
 from store.errors import TrainingFailed
 from tests.daemon.conftest import World
@@ -81,6 +81,26 @@ def test_a_cut_cycle_whose_incumbent_serves_no_more_has_failed(farm: World) -> N
     assert done["run"] != run
     assert farm.runtime.memory.journal.run(run).decision == "failed"
     assert "serves no more" in farm.runtime.memory.journal.run(run).reason
+
+
+def test_a_cycle_that_memex_dies_of_is_not_gone_on_with_for_ever(farm: World) -> None:
+    cut = farm.runtime.memory.journal.begin_run(trigger="test", move=farm.runtime.memory.head().move, incumbent=None)
+    folder = folder_of(farm.runtime, cut)
+    folder.mkdir(parents=True)
+    (folder / cycle.JOB).write_text("{")  # the child cannot read it
+    for _ in range(MOST_RESUMES):
+        farm.reopen()
+        assert resumable(farm.runtime) is not None
+        stop = threading.Event()
+        stop.set()  # as if memex ended: the run is left as it was
+        with pytest.raises(TrainingFailed):
+            learn(farm, stop)
+    farm.reopen()
+    assert resumable(farm.runtime) is None
+    assert learn(farm)["run"] != cut
+    ended = farm.runtime.memory.journal.run(cut)
+    assert (ended.decision, folder.exists()) == ("failed", False)
+    assert "gone on with 3 times, and cut off each time" in ended.reason
 
 
 def test_a_control_leaves_a_cut_cycle_to_be_gone_on_with(farm: World) -> None:
