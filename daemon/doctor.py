@@ -10,7 +10,7 @@ from typing import Any
 from daemon.collisions import foreign_providers
 from daemon.quarantine import warning
 from daemon.runtime import Runtime
-from store import checks
+from store import checks, query_adapter
 from store.checks import FROM_BACKUP, Problem
 from store.errors import MemexError
 from store.memory import Memory
@@ -72,6 +72,11 @@ def _adapters(memory: Memory) -> Iterator[Problem]:
             verify(memory.adapter_folder(adapter))
         except MemexError as error:
             yield Problem(f"adapter {adapter}: {error}; {FROM_BACKUP}")
+    for adapter in sorted({head.query_adapter for head in states if head.query_adapter is not None}):
+        try:
+            query_adapter.load(memory.adapter_folder(adapter), memory.embedder.fingerprint)
+        except MemexError as error:
+            yield Problem(f"query adapter {adapter}, without which is searched: {error}")
     named = {memory.adapter_folder(one).name for one in memory.journal.adapters()}
     folder = memory.state_dir / "adapters"
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -9,6 +9,7 @@ from typing import Any
 
 from daemon.runtime import models_dir
 from daemon.settings import Settings
+from store import query_adapter
 from store.errors import NotFound, UsageError
 from trainers import lora
 from trainers.model import LanguageModel, resolve
@@ -24,6 +25,10 @@ def export_adapter(settings: Settings, adapter: int, folder: Path, *, merged: bo
     kept = settings.state_dir / "adapters" / f"{adapter:04d}"
     if not kept.is_dir():
         raise NotFound(f"no adapter {adapter} in {kept.parent}; `memex refresh list` shows them")
+    if (kept / query_adapter.WEIGHTS).is_file():
+        raise UsageError(
+            f"adapter {adapter} moves the vectors of questions; only those of the language model are exported"
+        )
     if folder.exists():
         raise UsageError(f"{folder} is there already; name a new folder")
     card = lora.verify(kept)

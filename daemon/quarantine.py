@@ -10,7 +10,7 @@ from daemon.wording import several
 from store.errors import Corrupt
 from store.globs import glob_pattern
 from store.memory import Memory
-from store.types import Example, Hit, Retrieval, Revision
+from store.types import Example, Head, Hit, Retrieval, Revision
 from trainers.lora import read_card
 
 
@@ -68,18 +68,25 @@ def touched(memory: Memory, patterns: Sequence[str], adapters: Iterable[int]) ->
 
 
 def warning(memory: Memory, patterns: Sequence[str]) -> str | None:
-    """What is to be said, and done, when the adapter that serves learned from what is in quarantine now."""
-    serving = memory.head().adapter
-    if serving is None or not (paths := touched(memory, patterns, [serving]).get(serving)):
+    """What is to be said, and done, when an adapter that serves learned from what is in quarantine now."""
+    found = touched(memory, patterns, _adapters(memory.head()))
+    if not found:
         return None
     snapshots = memory.snapshots()
-    others = touched(memory, patterns, {one.head.adapter for one in snapshots if one.head.adapter is not None})
-    clear = [one for one in snapshots if one.head.adapter not in others]
+    others = touched(memory, patterns, {adapter for one in snapshots for adapter in _adapters(one.head)})
+    clear = [one for one in snapshots if not others.keys() & _adapters(one.head)]
     way_back = "no snapshot has one that did not; `memex forget` of these documents retires it"
     if clear:
         latest = max(clear, key=lambda one: (one.head.move, one.created_at))
         way_back = f"`memex rollback {latest.name} --only model` returns to one that did not"
-    return f"adapter {serving} serves and learned from what is in quarantine now ({several(paths)}): {way_back}"
+    serving = " and ".join(f"adapter {one}" for one in sorted(found))
+    paths = sorted({path for some in found.values() for path in some})
+    return f"{serving} serves and learned from what is in quarantine now ({several(paths)}): {way_back}"
+
+
+def _adapters(head: Head) -> set[int]:
+    """Of either kind."""
+    return {one for one in (head.adapter, head.query_adapter) if one is not None}
 
 
 def _path(memory: Memory, document_id: str) -> str:

@@ -23,6 +23,7 @@ def record_answer(
         **asked,
         "adapter": answer.adapter,
         **({"experts": dict(answer.experts)} if answer.experts else {}),
+        "query_adapter": answer.found.query_adapter,
         "grounded": answer.grounded,
         "citations": [[citation.number, citation.passage.chunk_id] for citation in answer.citations],
         "prompt_tokens": answer.prompt_tokens,
@@ -37,7 +38,8 @@ def record_answer(
 
 def record_search(memory: Memory, query: str, found: Found, seconds: float, asked: dict[str, object]) -> str | None:
     """The id of the retrieval that a search is kept as, None if it could not be kept."""
-    return _record(memory, query, "search", found, {**asked, "seconds": round(seconds, 4)})
+    extra = {**asked, "query_adapter": found.query_adapter, "seconds": round(seconds, 4)}
+    return _record(memory, query, "search", found, extra)
 
 
 def asked_with(k: int, filters: Filters, base: bool = False) -> dict[str, object]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.collecting import TRAINING_SHARE, Json, collect, power
+from daemon.query_tuning import tune
 from daemon.runtime import Runtime
 from daemon.settings import Control
 from store.errors import TrainingFailed
@@ -31,7 +32,8 @@ def refresh(
     stop: threading.Event,
     control: Control | None = None,
 ) -> Json:
-    """Learn from the latest retrievals and the newest chunks; let the candidate serve if it passes the gate.
+    """Learn from the latest retrievals and the newest chunks; let the candidate serve if it passes the gate. Then the
+    same for the questions' side of retrieval (see `query_tuning`).
 
     Anything but a promotion leaves the head as it was, and so does a control, whatever it finds. A cycle that was
     stopped or killed is gone on with. Raises TrainingFailed when there is nothing to learn from or the child fails; the
@@ -48,17 +50,21 @@ def refresh(
         evidence = _train_and_evaluate(runtime, folder, on_progress, stop)
         if control:
             return write(lambda: _note_control(runtime, run, control, evidence))  # type: ignore[no-any-return]
-        return write(lambda: _conclude(runtime, run, folder, head, evidence))  # type: ignore[no-any-return]
+        write(lambda: _conclude(runtime, run, folder, head, evidence))
     except Exception as error:
         if control or not stop.is_set():  # else the next start goes on with it
             reason = str(error)
             write(lambda: memory.journal.end_run(Ended(run, "failed", reason)))
+        if not control:  # the questions' side may have something to learn where the generator has not
+            tune(runtime, run, folder, on_progress, stop)
         raise
     finally:
         if control:
             shutil.rmtree(folder, ignore_errors=True)
         elif not stop.is_set():
             shutil.rmtree(folder / cycle.ADAPTER, ignore_errors=True)  # moved away by then, if it is to be kept
+    tune(runtime, run, folder, on_progress, stop)
+    return _result(runtime, run)
 
 
 def _begun(runtime: Runtime, trigger: str, head: Head, control: Control | None) -> tuple[int, Path]:
@@ -117,6 +123,7 @@ def _job(runtime: Runtime, head: Head) -> cycle.Job:
         start=incumbent if settings.refresh.warm_start else None,
         training=lora.Settings(
             rank=settings.refresh.rank,
+            targets=settings.refresh.targets,
             first_layer=first_layer(base, settings.refresh.layers),
             max_steps=settings.refresh.max_steps,
             minutes=settings.refresh.minutes * TRAINING_SHARE,
@@ -162,7 +169,7 @@ def _note_control(runtime: Runtime, run: int, control: Control, evidence: Mappin
     return _result(runtime, run)
 
 
-def _conclude(runtime: Runtime, run: int, folder: Path, before: Head, evidence: Mapping[str, Any]) -> Json:
+def _conclude(runtime: Runtime, run: int, folder: Path, before: Head, evidence: Mapping[str, Any]) -> None:
     """Number the candidate, keep it, and move the head to it if it won. Runs on the thread that writes."""
     memory = runtime.memory
     outcome: str = evidence["decision"]["outcome"]
@@ -186,7 +193,6 @@ def _conclude(runtime: Runtime, run: int, folder: Path, before: Head, evidence: 
         memory.promote(adapter, how)
     else:
         memory.journal.end_run(how)
-    return _result(runtime, run)
 
 
 def _metrics(evidence: Mapping[str, Any]) -> Json:

@@ -7,7 +7,7 @@ import textwrap
 from datetime import timedelta
 from typing import Any
 
-from daemon.wording import change, local, model, moved, several, shortened, where
+from daemon.wording import change, local, model, moved, search_by, several, shortened, where
 
 Json = dict[str, Any]
 
@@ -32,7 +32,8 @@ def status(found: Json) -> str:
     head = found["head"]
     lines = [
         f"daemon      {'running, ' + str(found['watch_mode']) + ' watch' if found['running'] else 'not running'}",
-        f"head        generation {head['generation']}, version {head['version']}, {model(head['adapter'])}",
+        f"head        generation {head['generation']}, version {head['version']}, {model(head['adapter'])}"
+        f"{search_by(head['query_adapter'])}",
         f"changed     {local(found['changed_at'])}",
         f"documents   {found['documents']} with {found['chunks']} chunks; "
         f"{found['failed']} failed, {found['held']} held, {found['queue']} waiting",
@@ -84,7 +85,8 @@ def search(found: Json) -> str:
         for number, hit in enumerate(found["results"], start=1)
     ]
     remarks = [f"({remark})" for remark in found["remarks"]]
-    return "\n".join([*parts, *remarks, f"-- {where(found)}, {found['seconds']:.3f} s"])
+    end = f"-- {where(found)}{search_by(found['query_adapter'])}, {found['seconds']:.3f} s"
+    return "\n".join([*parts, *remarks, end])
 
 
 def ask(found: Json) -> str:
@@ -107,7 +109,7 @@ def after_answer(said: str, found: Json) -> str:
         lines += ["nearest passages:", *(f"  {hit['location']}  {hit['score']:.3f}" for hit in found["results"])]
     lines += [f"({remark})" for remark in found["remarks"]]
     kept = found["retrieval_id"] or "-"
-    told_by = found["endpoint"] or model(found["adapter"])
+    told_by = (found["endpoint"] or model(found["adapter"])) + search_by(found["query_adapter"])
     lines.append(f"-- {where(found)}, {told_by}, {found['seconds']:.1f} s; retrieval {kept}")
     return "\n".join(lines)
 
@@ -149,7 +151,8 @@ def diff(found: Json) -> str:
 def snapshot(one: Json) -> str:
     return (
         f"{one['name']}  version {one['version']}, {one['documents']} documents, {one['chunks']} chunks, "
-        f"{model(one['adapter'])}, {local(one['created_at'])}, {one['reason']}{', pinned' if one['pinned'] else ''}"
+        f"{model(one['adapter'])}{search_by(one['query_adapter'])}, {local(one['created_at'])}, {one['reason']}"
+        f"{', pinned' if one['pinned'] else ''}"
     )
 
 
@@ -168,7 +171,7 @@ def plan(found: Json) -> str:
     lines = lines or ["the same documents"]
     lines += [f"held        {one['path']}: {one['reason']}" for one in found["held"]]
     lines += [f"freed       {path}" for path in found["freed"]]
-    lines.append(f"serving     {change(found['adapter'], model)}")
+    lines += _serving(found)
     for key, pair in found["settings"].items():
         lines.append(f"setting     {key} stays {json.dumps(pair['from'])}; then it was {json.dumps(pair['to'])}")
     return "\n".join(lines)
@@ -181,7 +184,7 @@ def difference(found: Json) -> str:
     lines += [f"moved       {one['from']} -> {one['to']}" for one in found["moved"]]
     if not any(found[word] for word in ("added", "removed", "changed", "relabelled", "moved")):
         lines.append("the same documents")
-    lines.append(f"serving     {change(found['adapter'], model)}")
+    lines += _serving(found)
     if found["generation"]["from"] != found["generation"]["to"]:
         lines.append(f"generation  {change(found['generation'], str)}")
     for key, pair in found["settings"].items():
@@ -190,6 +193,12 @@ def difference(found: Json) -> str:
         lines.append(f"query: {one['query']}")
         lines += [f"  {moved(result['rank'])} {result['location']}" for result in one["results"]]
     return "\n".join(lines)
+
+
+def _serving(found: Json) -> list[str]:
+    query = found["query_adapter"]
+    moved_by = [f"query       {change(query, lambda one: f'adapter {one}' if one else 'as it is')}"]
+    return [f"serving     {change(found['adapter'], model)}", *(moved_by if any(query.values()) else [])]
 
 
 def prune(found: Json) -> str:
@@ -220,6 +229,10 @@ def forget(done: Json) -> str:
         numbers = ", ".join(str(one) for one in done["adapters"])
         now = "the base model" if done["adapter"] is None else f"adapter {done['adapter']}"
         lines.append(f"retired, as they learned from it: adapters {numbers}; {now} serves")
+    if done["query_adapters"]:
+        numbers = ", ".join(str(one) for one in done["query_adapters"])
+        now = "none" if done["query_adapter"] is None else f"query adapter {done['query_adapter']}"
+        lines.append(f"retired, as they learned from it: query adapters {numbers}; {now} serves")
     if done["still_on_disk"]:
         lines.append("the file still lies in its folder; it stays out until it is changed or released")
     lines += [f"the same content is still remembered as {path}; forget that too" for path in done["copies"]]
@@ -260,6 +273,8 @@ def refresh_list(found: Json) -> str:
             f"{one['run']:>4}  {local(one['started_at'])}  {one['decision']:<12} adapter {one['adapter'] or '-'}  "
             f"{one['trigger']}; {one['reason']}"
         )
+        if query := one["metrics"].get("query"):
+            lines.append(f"      query: {query['decision']}, {query['reason']}")
         lines += _quarantined(one)
     if (moved := found["backward_transfer"]) is not None:
         lines.append(f"F1 on what earlier cycles taught, since then: {moved:+.3f}")
@@ -268,7 +283,7 @@ def refresh_list(found: Json) -> str:
 
 def _quarantined(run: Json) -> list[str]:
     paths = run.get("quarantined", ())
-    return [f"      its adapter learned from what is in quarantine now: {several(paths)}"] if paths else []
+    return [f"      what it made learned from what is in quarantine now: {several(paths)}"] if paths else []
 
 
 def doctor(found: Json) -> str:
@@ -287,10 +302,10 @@ def backup(done: Json) -> str:
 
 def restore(done: Json) -> str:
     head = done["head"]
-    adapter = "base model" if head["adapter"] is None else f"adapter {head['adapter']}"
     return (
         f"restored from {done['from']} in {done['seconds']:.1f} s: {done['files']} files, {_size(done['bytes'])}; "
-        f"head: generation {head['generation']}, version {head['version']}, {adapter}\n"
+        f"head: generation {head['generation']}, version {head['version']}, {model(head['adapter'])}"
+        f"{search_by(head['query_adapter'])}\n"
         "`memex doctor` checks it; `memex sync` or `memex serve` takes in what changed since"
     )
 

@@ -44,13 +44,17 @@ def replay(runtime: Runtime, retrieval_id: str) -> Json:
         "at": logged.at.isoformat(),
         "question": logged.query,
         "mode": logged.mode,
-        "recorded": {"answer": logged.answer, "adapter": logged.extra.get("adapter")},
+        "recorded": {
+            "answer": logged.answer,
+            **{name: logged.extra.get(name) for name in ("adapter", "query_adapter")},
+        },
         "then": _told(*again[0]),
         "now": _told(*again[1]),
         "same_hits": recorded == [hit.chunk_id for hit in again[0][0].hits],
         "same_answer": logged.answer == (again[0][1].text if again[0][1] else None),
         "results": [{**shapes.moved(one), "why": _why(one, differs)} for one in moved],
         "adapter": shapes.pair((again[0][1] and again[0][1].adapter, again[1][1] and again[1][1].adapter)),
+        "query_adapter": shapes.pair((again[0][0].query_adapter, again[1][0].query_adapter)),
         "generation": shapes.pair(differs.generation),
         "settings": {key: shapes.pair(values) for key, values in differs.settings.items()},
     }
@@ -108,4 +112,4 @@ def _why(one: Moved, differs: Difference) -> str:
     for word, pairs in (("changed", differs.changed), ("moved", differs.moved), ("relabelled", differs.relabelled)):
         if hit.document_id in {each.document_id for _, each in pairs}:
             return f"document {word}"
-    return "others came or went"
+    return "others came or went" if differs.query_adapter[0] == differs.query_adapter[1] else "another query adapter"

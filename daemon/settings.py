@@ -170,11 +170,12 @@ class Refresh(Section):
     schedule: Schedule = DAILY
     min_retrievals: Whole = 50
     minutes: Amount = 20.0
-    max_steps: Whole = 120
+    max_steps: Whole = 400
     rank: Whole = 8
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     replay: Share = 0.1
     distractors: Count = 3
-    layers: Count = 0
+    layers: Count = 18
     warm_start: bool = True
     min_gain: Amount = 0.15
     questions: str = ""

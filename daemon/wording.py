@@ -18,6 +18,11 @@ def model(adapter: int | None) -> str:
     return "base model" if adapter is None else f"adapter {adapter}"
 
 
+def search_by(query_adapter: int | None) -> str:
+    """What is to be added to a state's description."""
+    return "" if query_adapter is None else f", query adapter {query_adapter}"
+
+
 def change(pair: Json, shown: Callable[[Any], str]) -> str:
     before, after = shown(pair["from"]), shown(pair["to"])
     return after if before == after else f"{before} -> {after}"

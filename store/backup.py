@@ -30,7 +30,7 @@ from store.catalogue.database import CATALOGUE, Database
 from store.durable import private, sync_filesystem, write_text
 from store.errors import MemexError, NotFound, UsageError
 from store.lock import take_lock
-from store.manifest import FOLDERS, LOCK, MANIFEST, OBJECTS, PART, Entry, Manifest, OnProgress
+from store.manifest import FOLDERS, HEAD, LOCK, MANIFEST, OBJECTS, PART, Entry, Manifest, OnProgress
 from store.summary import LAST_BACKUP, last_backup
 
 ROUNDS = 5  # plans made before giving up; each but the first copies only what came since the one before
@@ -276,9 +276,9 @@ def _read_only(catalogue: Path) -> sqlite3.Connection:
 def _plan(state_dir: Path, catalogue: sqlite3.Connection, now: datetime) -> _Plan:
     """The state to copy. The transaction that begins here stays open: it holds the catalogue's half."""
     catalogue.execute("BEGIN")
-    row = catalogue.execute("SELECT generation, version, adapter FROM moves JOIN head USING (move)").fetchone()
+    row = catalogue.execute(f"SELECT {', '.join(HEAD)} FROM moves JOIN head USING (move)").fetchone()
     (schema,) = catalogue.execute("PRAGMA user_version").fetchone()
-    head = dict(zip(("generation", "version", "adapter"), row, strict=True))
+    head = dict(zip(HEAD, row, strict=True))
     return _Plan(now, schema, head, tuple(_sources(state_dir)))
 
 

@@ -22,6 +22,7 @@ class Difference:
     moved: tuple[Pair, ...]  # the same content at another place
     relabelled: tuple[Pair, ...]  # the same content and place; other domain, tags or boost
     adapter: tuple[int | None, int | None]
+    query_adapter: tuple[int | None, int | None]
     generation: tuple[str, str]
     settings: Mapping[str, tuple[Any, Any]]  # dotted key -> values; None where there is no such key
 
@@ -54,6 +55,7 @@ def difference(
     return Difference(
         **ordered,
         adapter=(first.adapter, second.adapter),
+        query_adapter=(first.query_adapter, second.query_adapter),
         generation=(first.generation, second.generation),
         settings=settings_difference(*settings),
     )

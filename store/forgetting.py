@@ -18,7 +18,7 @@ from store.catalogue.database import Database
 from store.durable import sync_filesystem
 from store.embedding_cache import EmbeddingCache, cache_key
 from store.snapshots import sweep_tags
-from store.types import Head
+from store.types import GENERATOR, QUERY, Head
 from store.vectors import Generations
 
 REASON = "forgotten"
@@ -26,7 +26,8 @@ REASON = "forgotten"
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What forgetting removed. `adapters` learned from it and are retired; `serving` is the one that serves now."""
+    """What forgetting removed. `adapters` and `query_adapters` learned from it and are retired; `serving` and
+    `serving_query` are those that serve now."""
 
     document_ids: tuple[str, ...]
     snapshots: int  # written anew
@@ -34,6 +35,8 @@ class Forgotten:
     examples: int
     adapters: tuple[int, ...]
     serving: int | None
+    query_adapters: tuple[int, ...]
+    serving_query: int | None
 
 
 def forget(
@@ -84,17 +87,19 @@ def complete(
     with database.write() as session:
         retrievals = forgetting.drop_retrievals(session, ids)
         examples = forgetting.drop_examples(session, ids)
-        adapters = forgetting.retire_adapters(session, runs)
-        instead = forgetting.newest_promoted(session)
+        gone = forgetting.retire_adapters(session, runs, ids)
+        instead = {kind: forgetting.newest_promoted(session, kind) for kind in (GENERATOR, QUERY)}
         heads.rewritten(session, head.generation, rewritten)
-        heads.without_adapters(session, adapters, instead)
-        serving = instead if head.adapter in adapters else head.adapter
+        heads.without_adapters(session, gone, instead)
+        serving = instead[GENERATOR] if head.adapter in gone else head.adapter
+        serving_query = instead[QUERY] if head.query_adapter in gone else head.query_adapter
         heads.move_head(
             session,
             at=now,
             generation=head.generation,
             version=version,
             adapter=serving,
+            query_adapter=serving_query,
             reason=f"forgot {len(ids)} documents",
         )
         documents.erase(session, ids)
@@ -110,7 +115,8 @@ def complete(
     database.checkpoint()
     with database.write() as session:
         forgetting.end(session)
-    return Forgotten(tuple(ids), len(touched), retrievals, examples, tuple(adapters), serving)
+    adapters, query_adapters = (tuple(sorted(one for one in gone if gone[one] == kind)) for kind in (GENERATOR, QUERY))
+    return Forgotten(tuple(ids), len(touched), retrievals, examples, adapters, serving, query_adapters, serving_query)
 
 
 def _forget_vectors(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from store.catalogue import evaluations, heads, learning
 from store.catalogue.database import Database
 from store.errors import DiskFailed, NotFound
-from store.types import Ended, Evaluation, Example, Head, Retrieval, Run
+from store.types import QUERY, Ended, Evaluation, Example, Head, Retrieval, Run
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,27 @@ class Journal:
         with self._database.write() as session:
             at = self._clock()
             return learning.add_adapter(session, run=run, at=at, base=base, sha256=sha256, start=start)
+
+    def add_query_adapter(
+        self, run: int, *, base: str, sha256: str, documents: Sequence[str], start: int | None = None
+    ) -> int:
+        """Number a candidate for the questions' side, with the ids of the documents that it learned from."""
+        with self._database.write() as session:
+            return learning.add_adapter(
+                session,
+                run=run,
+                at=self._clock(),
+                base=base,
+                sha256=sha256,
+                start=start,
+                kind=QUERY,
+                documents=documents,
+            )
+
+    def note_query(self, run: int, told: Mapping[str, Any]) -> None:
+        """Keep what became of a cycle's query adapter, if that was no promotion (see `Memory.promote_query`)."""
+        with self._database.write() as session:
+            learning.note_query(session, run, told)
 
     def adapters(self) -> list[int]:
         """The numbers of all adapters that have files."""

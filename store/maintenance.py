@@ -43,7 +43,13 @@ def maintain(database: Database, vectors: Generations, now: datetime) -> Upkeep:
         sync_filesystem(vectors.folder)
         with database.write() as session:
             head = heads.move_head(
-                session, at=now, generation=head.generation, version=version, adapter=head.adapter, reason="maintenance"
+                session,
+                at=now,
+                generation=head.generation,
+                version=version,
+                adapter=head.adapter,
+                query_adapter=head.query_adapter,
+                reason="maintenance",
             )
     pruned = prune(database, vectors, head)
     with database.write() as session:

@@ -29,6 +29,7 @@ MANIFEST = "memex-backup.json"
 OBJECTS = "objects"
 LOCK = "backup.lock"
 PART = ".part"  # the end of a name whose content is not whole yet
+HEAD = ("generation", "version", "adapter", "query_adapter")  # what is told of it
 FOLDERS = ("generations", "adapters")  # what a backup has besides the catalogue
 
 BLOCK = 1 << 20  # bytes
@@ -55,7 +56,7 @@ class Manifest:
     created_at: str  # ISO 8601, UTC
     memory: str  # the name that tells one memory from another
     schema: int  # of the catalogue
-    head: Mapping[str, Any]  # generation, version, adapter
+    head: Mapping[str, Any]  # generation, version, adapter, query_adapter
     files: Mapping[str, Entry]
 
     @property
@@ -174,7 +175,7 @@ def _parsed(body: dict[str, Any]) -> Manifest:
         numbers = type(entry.size) is int and type(entry.mtime_ns) is int and entry.size >= 0
         if not numbers or not SHA256.fullmatch(entry.sha256):
             raise ValueError(path)
-    head = {key: body["head"][key] for key in ("generation", "version", "adapter")}
+    head = {key: body["head"][key] for key in HEAD}
     return Manifest(str(body["created_at"]), str(body["memory"]), int(body["schema"]), head, files)
 
 

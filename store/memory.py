@@ -22,8 +22,8 @@ from typing import Any
 
 from store import backup, forgetting, maintenance, snapshots
 from store.backup import BackedUp
-from store.catalogue import documents, heads, history, holds
-from store.catalogue.database import CATALOGUE, Database
+from store.catalogue import documents, heads, history, holds, learning
+from store.catalogue.database import CATALOGUE, Database, Session
 from store.durable import sync_filesystem
 from store.embedding import Embedder
 from store.embedding_cache import EmbeddingCache, embed_cached
@@ -33,12 +33,15 @@ from store.lock import take_writer_lock
 from store.manifest import OnProgress
 from store.opening import begin, fingerprint, recover
 from store.past import Past
+from store.queries import Queries
 from store.recent import Recent
 from store.reranking import Reranker
 from store.retention import Judged, Policy
 from store.search import HYBRID, Ranking, search
 from store.snapshots import Plan, RolledBack
 from store.types import (
+    GENERATOR,
+    QUERY,
     Batch,
     Document,
     Ended,
@@ -62,6 +65,7 @@ class Found:
     state: State
     hits: tuple[Hit, ...]
     remarks: tuple[str, ...] = ()
+    query_adapter: int | None = None  # that moved the question; not the state's where a remark says why
 
 
 def utc_now() -> datetime:
@@ -100,7 +104,7 @@ class Memory:
         self.clock = clock
         self.ranking = ranking
         self._reranker = reranker
-        self._query_vectors: Recent[str, Vectors] = Recent(recent)
+        self.queries = Queries(embedder, self.adapter_folder, recent)
         # By the state's version, so that a commit leaves nothing stale.
         self._searches: Recent[tuple[Hashable, ...], tuple[Hit, ...]] = Recent(recent)
         self.generation = "g" + fingerprint(generation)
@@ -164,8 +168,9 @@ class Memory:
             )
             sync_filesystem(self.state_dir)
             with self.database.write() as session:
+                serving = {"adapter": head.adapter, "query_adapter": head.query_adapter}
                 moved = heads.move_head(
-                    session, at=now, generation=head.generation, version=version, adapter=head.adapter, reason="ingest"
+                    session, at=now, generation=head.generation, version=version, reason="ingest", **serving
                 )
                 documents.apply(session, batch, generation=head.generation, move=moved.move, now=now)
             self._commits += 1
@@ -183,8 +188,11 @@ class Memory:
 
     def promote(self, adapter: int, ended: Ended) -> Head:
         """Let an adapter serve: one step with the end of its refresh and snapshots of the states before and after."""
-        with self._turn:
-            return snapshots.promote(self.database, self.vectors, adapter, ended, config=self._config, clock=self.clock)
+        return self._promote(adapter, GENERATOR, lambda session: learning.end_run(session, ended, self.clock()))
+
+    def promote_query(self, adapter: int, run: int, told: Mapping[str, Any]) -> Head:
+        """Let a query adapter serve: as `promote`, but that the run has ended; `told` is kept in its metrics."""
+        return self._promote(adapter, QUERY, lambda session: learning.note_query(session, run, told))
 
     def snapshot(
         self, name: str | None = None, reason: str = "by hand", *, pinned: bool = False, undoes: str = ""
@@ -237,6 +245,7 @@ class Memory:
             finally:
                 self._forgotten += 1
                 self._searches.drop()
+                self.queries.drop_adapters()
 
     def release(self, document_ids: Sequence[str]) -> None:
         """Let held content back in; the next scan ingests it."""
@@ -287,14 +296,16 @@ class Memory:
             raise UsageError(f"k is {k}; ask for at least 1 result")
         state = when if isinstance(when, State) else self.state(when)
         filters = filters or Filters()
-        key = (state.head.generation, state.head.version, query, k, filters, self.ranking)
+        head, forgotten = state.head, self._forgotten
+        key = (head.generation, head.version, head.query_adapter, query, k, filters, self.ranking)
         if (kept := self._searches.get(key)) is not None:
-            return Found(state, kept)
-        vector, forgotten = self._query_vector(query), self._forgotten
-        hits, remarks = search(self.vectors, state.head, query, vector, k, filters, self.ranking, self._reranker)
+            return Found(state, kept, query_adapter=head.query_adapter)
+        asked = self.queries.ask(query, head.query_adapter)
+        hits, remarks = search(self.vectors, head, asked, k, filters, self.ranking, self._reranker)
+        remarks = (*asked.remarks, *remarks)
         if not remarks and forgotten == self._forgotten:
             self._searches.put(key, tuple(hits))
-        return Found(state, tuple(hits), remarks)
+        return Found(state, tuple(hits), remarks, asked.adapter)
 
     def around(self, hits: Sequence[Hit], reach: int, head: Head | None = None) -> list[Hit]:
         """The chunks up to `reach` before and after each hit in its document, and the hits' own, in reading order."""
@@ -371,23 +382,17 @@ class Memory:
 
     # --- below -------------------------------------------------------------------------------------------------
 
-    def _query_vector(self, query: str) -> Vectors:
-        vector = self._query_vectors.get(query)
-        if vector is None:
-            vector = self.embedder.embed([self._cut(query)])[0]
-            self._query_vectors.put(query, vector)
-        return vector
-
-    def _cut(self, query: str) -> str:
-        """The query as far as the embedder can see."""
-        (spans,) = self.embedder.spans([query])
-        return query if len(spans) <= self.embedder.window else query[: spans[self.embedder.window - 1][1]]
+    def _promote(self, adapter: int, kind: str, record: Callable[[Session], None]) -> Head:
+        how: dict[str, Any] = {"kind": kind, "config": self._config, "clock": self.clock}
+        with self._turn:
+            return snapshots.promote(self.database, self.vectors, adapter, record, **how)
 
     def _check_there(self, head: Head) -> None:
         """Raise Corrupt when a head names something that is missing; a rollback must not lead there."""
         self.vectors.count(head.generation, head.version)
-        if head.adapter is not None and not (self.adapter_folder(head.adapter) / "card.json").exists():
-            raise Corrupt(f"adapter {head.adapter} is missing from {self.adapter_folder(head.adapter)}")
+        for adapter in (head.adapter, head.query_adapter):
+            if adapter is not None and not (self.adapter_folder(adapter) / "card.json").exists():
+                raise Corrupt(f"adapter {adapter} is missing from {self.adapter_folder(adapter)}")
 
 
 def new_id() -> str:

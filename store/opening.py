@@ -47,7 +47,8 @@ def begin(
         sync_filesystem(vectors.folder)
         with database.write() as session:
             heads.add_generation(session, name, dict(generation), now)
-            head = heads.move_head(session, at=now, generation=name, version=version, adapter=None, reason="created")
+            serving = {"adapter": None, "query_adapter": None}
+            head = heads.move_head(session, at=now, generation=name, version=version, reason="created", **serving)
     elif head.generation != name:
         keys = sorted(made_with.keys() | generation.keys())
         differing = [key for key in keys if made_with.get(key) != generation.get(key)]
@@ -109,5 +110,6 @@ def _put_aside(database: Database, vectors: Generations, head: Head, now: dateti
                 generation=head.generation,
                 version=version,
                 adapter=head.adapter,
+                query_adapter=head.query_adapter,
                 reason="recovered: an unfinished write was put aside",
             )

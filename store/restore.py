@@ -28,7 +28,7 @@ class Restored:
 
     files: int
     bytes: int
-    head: Mapping[str, Any]  # generation, version, adapter
+    head: Mapping[str, Any]  # generation, version, adapter, query_adapter
 
 
 def restore(folder: Path, state_dir: Path, on_progress: OnProgress = lambda done, total: None) -> Restored:

@@ -60,8 +60,9 @@ def judge(
     """Decide which snapshots stay, and why.
 
     Whatever the policy says, these stay too: pinned ones; the newest that undoes a rollback and the newest that undoes
-    a promotion; the newest that names the head's version, and the newest that names its adapter; those that a rollback
-    under way needs (`busy`). `zone` None is local time. Raises UsageError for a policy without any rule.
+    a promotion, of either kind of adapter; the newest that names the head's version, and the newest that names its
+    adapter, of either kind; those that a rollback under way needs (`busy`). `zone` None is local time. Raises
+    UsageError for a policy without any rule.
     """
     if not policy.keeps_any:
         raise UsageError("no rule of [snapshots] keeps anything, so all would go; set one of its keep_* settings")
@@ -72,12 +73,14 @@ def judge(
             reasons[one.name].append("pinned")
         if one.name in busy:
             reasons[one.name].append("a rollback is under way")
-    version, adapter = (head.generation, head.version), head.adapter
+    version, adapter, query = (head.generation, head.version), head.adapter, head.query_adapter
     first_of = (
         ("undoes the last rollback", lambda one: one.undoes == "rollback"),
         ("undoes the last promotion", lambda one: one.undoes == "promotion"),
+        ("undoes the last query promotion", lambda one: one.undoes == "query promotion"),
         ("the head's version", lambda one: (one.head.generation, one.head.version) == version),
         ("the head's adapter", lambda one: adapter is not None and one.head.adapter == adapter),
+        ("the head's query adapter", lambda one: query is not None and one.head.query_adapter == query),
     )
     for reason, holds in first_of:
         if (found := next(filter(holds, newest_first), None)) is not None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from store.queries import Query
 from store.reranking import Reranker
-from store.types import Filters, Head, Hit, Vectors
+from store.types import Filters, Head, Hit
 from store.vectors import Candidate, Generations
 
 Mode = Literal["hybrid", "vector", "text"]
@@ -42,8 +43,7 @@ HYBRID = Ranking()
 def search(
     vectors: Generations,
     head: Head,
-    query: str,
-    vector: Vectors,
+    query: Query,
     k: int,
     filters: Filters,
     ranking: Ranking,
@@ -57,14 +57,15 @@ def search(
     wanted = max(RERANKED, 2 * k) if reranker else k
     found = vectors.candidates(
         *(head.generation, head.version, max(LEAST, OVERFETCH * k), filters),
-        vector=vector,
+        vector=query.moved,
+        own=query.plain,
         near=ranking.mode != "text",
-        words=query if ranking.mode != "vector" else None,
+        words=query.text if ranking.mode != "vector" else None,
     )
     hits = _read(vectors, head, scored(found, ranking), wanted)
     if reranker is None:
         return hits, ()
-    scores = reranker.scores(query, [hit.text for hit in hits], ranking.rerank_seconds)
+    scores = reranker.scores(query.text, [hit.text for hit in hits], ranking.rerank_seconds)
     if scores is None:
         why = f"not reranked: {ranking.rerank_seconds:g} s were not enough (retrieval.rerank_seconds)"
         return hits[:k], (why,)
@@ -75,13 +76,13 @@ def search(
 def scored(found: Sequence[Candidate], ranking: Ranking) -> list[tuple[float, Candidate]]:
     """The candidates with their scores, best first. In a hybrid a cosine of 1 and the best words together are 1."""
     if ranking.mode == "vector":
-        scores = [one.similarity for one in found]
+        scores = [one.nearness for one in found]
     elif ranking.mode == "text":
         scores = [one.words or 0.0 for one in found]
     else:
         best = max((one.words for one in found if one.words), default=1.0)
         weight = ranking.text_weight
-        scores = [(1 - weight) * one.similarity + weight * (one.words or 0.0) / best for one in found]
+        scores = [(1 - weight) * one.nearness + weight * (one.words or 0.0) / best for one in found]
     boosted = ((score * one.boost, one) for score, one in zip(scores, found, strict=True))
     return sorted(boosted, key=lambda pair: -pair[0])
 

@@ -13,7 +13,7 @@ from store.difference import Difference, difference
 from store.durable import sync_filesystem
 from store.errors import NotFound, UsageError
 from store.retention import Judged, Policy, judge
-from store.types import Ended, Head, Hold, Snapshot, State
+from store.types import GENERATOR, QUERY, Head, Hold, Snapshot, State
 from store.vectors import Generations
 from store.when import parse_time
 
@@ -93,32 +93,35 @@ def promote(
     database: Database,
     vectors: Generations,
     adapter: int,
-    ended: Ended,
+    record: Callable[[Session], None],
     *,
+    kind: str = GENERATOR,
     config: str,
     clock: Callable[[], datetime],
 ) -> Head:
-    """Move the head to an adapter, end its run and add snapshots of the states before and after: one transaction."""
-    at = clock()
+    """Move the head to an adapter and add snapshots of the states before and after: one transaction, in which `record`
+    keeps how its run went. A query adapter is no choice of a model: a canary that is under way goes on."""
+    at, what = clock(), "adapter" if kind == GENERATOR else "query adapter"
     before, after = (
         protect(database, vectors, name=name, reason=reason, config=config, now=clock())
         for name, reason in (
-            (_before(adapter), f"before adapter {adapter} began to serve"),
-            (f"adapter-{adapter:04d}", f"adapter {adapter} began to serve"),
+            (_before(adapter), f"before {what} {adapter} began to serve"),
+            (f"adapter-{adapter:04d}", f"{what} {adapter} began to serve"),
         )
     )
     with database.write() as session:
         learning.set_adapter_state(session, adapter, "promoted")
-        learning.end_run(session, ended, clock())
+        record(session)
         head = heads.move_head(
             session,
             at=at,
             generation=before.head.generation,
             version=before.head.version,
-            adapter=adapter,
-            reason=_promoted(adapter),
+            adapter=adapter if kind == GENERATOR else before.head.adapter,
+            query_adapter=adapter if kind == QUERY else before.head.query_adapter,
+            reason=_promoted(adapter) if kind == GENERATOR else after.reason,
         )
-        history.add_snapshot(session, replace(before, undoes="promotion"))
+        history.add_snapshot(session, replace(before, undoes="promotion" if kind == GENERATOR else "query promotion"))
         history.add_snapshot(session, replace(after, head=head))
     return head
 
@@ -223,7 +226,7 @@ def plan(database: Database, name: str, only: str | None, *, now: datetime, chec
         held_now = [one for one in holds.listing(session) if one.document_id in touched - staying]
         settings = heads.settings_at(session, head.move), heads.settings_of(session, snapshot.config)
     return Plan(
-        difference(head, replace(index, adapter=model.adapter), changed, settings),
+        difference(head, replace(index, adapter=model.adapter, query_adapter=model.query_adapter), changed, settings),
         tuple(sorted(held, key=lambda one: one.path)),
         tuple(one.path for one in held_now),
     )
@@ -243,8 +246,9 @@ def roll_back(
     """Return the head to a snapshot: whole, or one half of it.
 
     `check` is given the head to return to and raises when something that it names is missing. `why` says what is wrong
-    with the adapter that serves: it stands in the move's reason and with the adapter's run. A kill at any point after
-    the intent is written is completed by the next start (`complete`).
+    with the adapter that serves: it stands in the move's reason and with the adapter's run; nothing is wrong with the
+    query adapter, so that stays. A kill at any point after the intent is written is completed by the next start
+    (`complete`).
     """
     _check_half(only)
     with database.read() as session:
@@ -288,6 +292,7 @@ def complete(database: Database, vectors: Generations, intent: history.Intent, n
             generation=index.generation,
             version=version,
             adapter=model.adapter,
+            query_adapter=before.query_adapter if intent.why else model.query_adapter,
             reason=f"rollback to {intent.snapshot}"
             + (f" ({intent.only} only)" if intent.only else "")
             + (f": {intent.why}" if intent.why else ""),

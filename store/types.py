@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]  # (n, dimension), rows of unit length
 LARGEST = 2**63 - 1
+GENERATOR, QUERY = "generator", "query"  # the kinds of adapters: of the language model, of the question's vector
 LONGEST_PAUSE = timedelta(days=1)  # before a file that failed is tried again
 
 
@@ -214,7 +215,7 @@ class Snapshot:
     config: str  # fingerprint of the settings that were in force
     reason: str
     pinned: bool = False  # retention leaves it alone
-    undoes: str = ""  # what returning to it takes back: "rollback" or "promotion"; "" for others
+    undoes: str = ""  # what returning to it takes back: "rollback", "promotion", "query promotion"; "" for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +264,7 @@ class Hit:
     embedded_at: datetime
     fresh_at: int = 0  # as in Chunk
     boost: float = 1.0
-    similarity: float = 0.0  # cosine of query and chunk, -1 to 1
+    similarity: float = 0.0  # cosine of query and chunk, -1 to 1; a query adapter does not change it
     places: tuple[str, ...] = ()  # where else the same text stands
 
     @property
@@ -283,6 +284,7 @@ class Head:
     version: int
     adapter: int | None
     reason: str
+    query_adapter: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,7 +379,7 @@ class Evaluation:
 
     evaluation: int
     at: datetime
-    state: Mapping[str, Any]  # what was searched: version, generation, adapter, snapshot, as_of; {} for a collection
+    state: Mapping[str, Any]  # what was searched: version, generation, adapters, snapshot, as_of; {} for a collection
     config: str  # fingerprint of the settings in force
     kind: str  # file, logged, made, beir
     name: str  # of the file or folder, "" where there is none

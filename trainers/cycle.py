@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from store.types import Example
-from trainers import answers, evaluate, examples, experts, lora, prompt
+from trainers import answers, evaluate, examples, experts, keeping, lora, prompt
 from trainers.answers import Answers
 from trainers.files import write_json
 from trainers.model import LanguageModel
@@ -87,6 +87,7 @@ def run(run_dir: Path) -> None:
     pages = [page([_item(model, example) for example in group]) for group in groups]
     kept_back = len(pages) // KEPT_BACK
     planned = experts.plan(groups[kept_back:])
+    before = keeping.remember(model.model, model.tokenizer)
     lora.prepare(model.model, settings, Path(job.start) if job.start else None, model.fingerprint)
     training = train(
         model.model,
@@ -95,6 +96,7 @@ def run(run_dir: Path) -> None:
         experts.rest(settings, planned),
         partial(tell, "train"),
         resume=run_dir / CHECKPOINT,
+        kept=before,
     )
     sha256 = lora.save(model.model, run_dir / ADAPTER, settings)
     made = experts.train_experts(
@@ -105,6 +107,7 @@ def run(run_dir: Path) -> None:
         settings,
         run_dir / ADAPTER,
         run_dir / CHECKPOINT,
+        before,
         tell,
     )
     lora.finish(model.model, settings)

@@ -16,6 +16,7 @@ from typing import Any
 
 from store.types import Example
 from trainers import lora
+from trainers.keeping import Kept
 from trainers.lora import SHARED, Attached
 from trainers.packing import Page
 from trainers.training import Training, train
@@ -76,6 +77,7 @@ def train_experts(
     settings: lora.Settings,
     adapter: Path,
     checkpoint: Path,
+    kept: Sequence[Kept],
     tell: Callable[[str, int, int], None],
 ) -> dict[str, Expert]:
     """Train an expert for each domain of `planned` from the trained adapter that `lora.prepare` made, and save them in
@@ -98,6 +100,7 @@ def train_experts(
         training = train(
             *(model, pages[domain], held_out.get(domain, ()), own),
             progress=partial(tell, f"train {domain}"),
+            kept=kept,
             resume=checkpoint.with_stem(f"{checkpoint.stem}-{folder}"),
             adapter=name,
         )

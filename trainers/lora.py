@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from store.errors import Corrupt
+from store.errors import Corrupt, TrainingFailed
 from trainers.files import write_json
 
 WEIGHTS = "adapter_model.safetensors"
@@ -35,11 +35,12 @@ class Settings:
     """How an adapter is trained. One step is at least `batch` examples, in whole pages."""
 
     rank: int = 8
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    targets: tuple[str, ...] = ()  # names of linear layers; (): all of them, which learns more from as many examples
     first_layer: int = 0  # the layers below have no adapter, and run once per page
-    lr: float = 1e-3
+    lr: float = 3e-3
+    keep: float = 4.0  # the weight of what the model said before of plain text, beside the loss per answer token
     warmup: float = 0.1  # share of the steps over which the rate grows to `lr`; then it falls linearly
-    batch: int = 8
+    batch: int = 4
     max_steps: int = 32
     minutes: float = 4.0
     seed: int = 0
@@ -57,8 +58,8 @@ class Attached:
 
 def prepare(model: Any, settings: Settings, start: Path | None = None, base: str = "") -> None:
     """Put a new adapter on `model`, active and ready to be trained: at first without effect, or with the weights of the
-    adapter in `start`. `base` is the fingerprint of the model's weights. Raises what `verify` raises, and Corrupt when
-    `start` is of another base or another shape."""
+    adapter in `start`. `base` is the fingerprint of the model's weights. Raises what `verify` raises, Corrupt when
+    `start` is of another base or another shape, and TrainingFailed when the model has no layer of a target's name."""
     import peft
     import torch
 
@@ -251,12 +252,26 @@ def _config(model: Any, settings: Settings) -> Any:
         r=settings.rank,
         lora_alpha=2 * settings.rank,
         lora_dropout=0.0,
-        target_modules=list(settings.targets),
+        target_modules=_targets(model, settings),
         layers_to_transform=layers,
         layers_pattern=None if layers is None else "layers",
         task_type="CAUSAL_LM",
         inference_mode=True,  # what the files say: whoever loads them serves, and trains only when it asks to
     )
+
+
+def _targets(model: Any, settings: Settings) -> list[str]:
+    """The names that the linear layers of the model's blocks have there. Raises TrainingFailed where one is unknown."""
+    import torch
+
+    paths = [path for path, one in model.get_decoder().layers.named_modules() if isinstance(one, torch.nn.Linear)]
+    # Where another adapter is attached, peft has wrapped them.
+    linear = {path.removesuffix(".base_layer").rpartition(".")[2] for path in paths if ".lora_" not in path}
+    if unknown := sorted(set(settings.targets) - linear):
+        known = ", ".join(sorted(linear))
+        raise TrainingFailed(f"no layers are named {', '.join(unknown)}; set refresh.targets to some of {known}")
+
+    return sorted(settings.targets or linear)
 
 
 def _inject(model: Any, config: Any, name: str) -> None:

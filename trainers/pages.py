@@ -25,7 +25,7 @@ class Layout:
 
     passages: int = 4
     words: int = 30  # per passage: the sentences around the evidence
-    absent: float = 0.25  # share of the questions whose passage is left out
+    absent: float = 0.45  # share of the questions whose passage is left out
     adversarial: float = 0.1  # share of the pages with a passage that misleads
     varied: bool = True  # passages as lines, as lists, under their headings
 

@@ -17,6 +17,7 @@ from typing import Any
 from store.errors import TrainingFailed
 from trainers import checkpoint, frozen, lora
 from trainers.checkpoint import State
+from trainers.keeping import Kept, drift
 from trainers.packing import Page, answers_loss, inputs, total_weight
 
 CHECKPOINT_SECONDS = 30.0
@@ -48,6 +49,7 @@ def train(
     settings: lora.Settings,
     progress: Callable[[int, int], None] = lambda done, total: None,
     resume: Path | None = None,
+    kept: Sequence[Kept] = (),
     adapter: str = lora.CANDIDATE,
 ) -> Training:
     """Train the adapter on `model` that `lora.prepare` made, or the one that `lora.fork` did under this name, and leave
@@ -56,7 +58,8 @@ def train(
     Same model, pages, settings and thread count give the same weights on a CPU, as long as the time budget does not cut
     the run short; a kill changes nothing, where `resume` is a file to keep the state in. Ends after `max_steps` or
     `minutes`, whichever is first (steps that would not fit are not begun), or when the loss on `held_out` no longer
-    falls. Raises TrainingFailed when there is nothing to train on or not one step fits.
+    falls. Each step holds the model to one of `kept` as well. Raises TrainingFailed when there is nothing to train on
+    or not one step fits.
     """
     import torch
 
@@ -81,6 +84,8 @@ def train(
             loss = loss_of(page) / divisor
             loss.backward()
             total += float(loss.detach())
+        if kept:
+            (settings.keep * drift(model, kept[step % len(kept)])).backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -94,7 +94,7 @@ def choose(memory: Memory, state: State, asked: str, count: int | None) -> Quest
 
 
 def described(state: State) -> Json:
-    return {**shapes.state(state), "adapter": state.head.adapter}
+    return {**shapes.state(state), "adapter": state.head.adapter, "query_adapter": state.head.query_adapter}
 
 
 def _stored(runtime: Runtime, against: str | None) -> Evaluation | None:

@@ -47,6 +47,7 @@ def search(
     retrieval_id = record_search(runtime.memory, query, found, seconds, asked_with(k, filters))
     return {
         **shapes.state(found.state),
+        "query_adapter": found.query_adapter,
         "results": [shapes.hit(hit) for hit in found.hits],
         "remarks": list(found.remarks),
         "retrieval_id": retrieval_id,
@@ -81,7 +82,8 @@ def ask(
     choose: Choose = bare if base else of_head if at is not None else chosen_for(memory, settings, question)
 
     def key(state: State, adapter: int | None) -> tuple[Hashable, ...]:
-        return state.head.generation, state.head.version, adapter, question, k, filters
+        head = state.head
+        return head.generation, head.version, head.query_adapter, adapter, question, k, filters
 
     state = memory.state(at)
     if kept := runtime.answers.get(key(state, serving(state, settings, choose))):
@@ -116,6 +118,7 @@ def _told(answer: Answer, settings: Settings) -> Json:
         ],
         "remarks": list(answer.remarks),
         "adapter": answer.adapter,
+        "query_adapter": answer.found.query_adapter,
         "endpoint": settings.generator.endpoint or None,
         "retrieval_id": answer.retrieval_id,
         "results": [shapes.hit(hit) for hit in answer.found.hits],

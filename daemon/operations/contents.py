@@ -130,6 +130,8 @@ def forget(runtime: Runtime, document: str) -> Json:
         "examples": done.examples,
         "adapters": list(done.adapters),
         "adapter": done.serving,
+        "query_adapters": list(done.query_adapters),
+        "query_adapter": done.serving_query,
         "seconds": round(time.perf_counter() - started, 3),
     }
 

@@ -29,7 +29,11 @@ def refresh_show(runtime: Runtime, run: Number) -> Json:
 
 
 def _shown(runtime: Runtime, runs: Sequence[Run]) -> list[Json]:
-    """With each run the documents in quarantine that its adapter learned from, by path."""
-    adapters = {one.adapter for one in runs if one.adapter is not None}
-    found = touched(runtime.memory, runtime.settings.refresh.quarantine, adapters)
-    return [{**shapes.run(one), "quarantined": list(found.get(one.adapter or 0, ()))} for one in runs]
+    """With each run the documents in quarantine that its adapters learned from, by path."""
+    made = {one.run: {one.adapter, one.metrics.get("query", {}).get("adapter")} - {None} for one in runs}
+    found = touched(runtime.memory, runtime.settings.refresh.quarantine, set().union(*made.values()))
+
+    def paths(run: Run) -> list[str]:
+        return sorted({path for adapter in made[run.run] for path in found.get(adapter, ())})
+
+    return [{**shapes.run(one), "quarantined": paths(one)} for one in runs]

@@ -61,6 +61,7 @@ def snapshot(one: Snapshot) -> Json:
         "documents": one.documents,
         "chunks": one.chunks,
         "adapter": one.head.adapter,
+        "query_adapter": one.head.query_adapter,
         "generation": one.head.generation,
         "config": one.config,
         "reason": one.reason,
@@ -100,6 +101,7 @@ def difference(one: Difference) -> Json:
             for a, b in one.relabelled
         ],
         "adapter": pair(one.adapter),
+        "query_adapter": pair(one.query_adapter),
         "generation": pair(one.generation),
         "settings": {key: pair(values) for key, values in one.settings.items()},
     }

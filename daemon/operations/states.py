@@ -102,6 +102,7 @@ def rollback_plan(runtime: Runtime, snapshot: str, only: str | None = None) -> J
         "held": [{"path": hold.path, "reason": hold.reason} for hold in planned.held],
         "freed": list(planned.freed),
         "adapter": shapes.pair(changes.adapter),
+        "query_adapter": shapes.pair(changes.query_adapter),
         "settings": {key: shapes.pair(values) for key, values in changes.settings.items()},
     }
 
@@ -115,6 +116,7 @@ def rollback(runtime: Runtime, snapshot: str, only: str | None = None) -> Json:
         "to": done.to,
         "version": done.head.version,
         "adapter": done.head.adapter,
+        "query_adapter": done.head.query_adapter,
         "held": done.held,
         "seconds": round(time.perf_counter() - started, 4),
     }

@@ -23,7 +23,7 @@ from store.catalogue import tables
 from store.errors import Corrupt
 from store.sqlite import address, as_ours
 
-SCHEMA = 4
+SCHEMA = 5
 WORTH_VACUUM = 1000  # pages, 4 kB each
 CATALOGUE = "catalogue.sqlite"
 RESTORING = "catalogue.restoring"  # stands for it while a restore fills the state directory

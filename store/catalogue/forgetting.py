@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, String, cast, delete, false, or_
 from sqlmodel import Session, col, func, select
 
 from store.catalogue.tables import AdapterRow, ExampleRow, ForgettingRow, RetrievalRow, RevisionRow
+from store.types import GENERATOR
 
 
 def begin(session: Session, document_ids: Collection[str]) -> None:
@@ -57,15 +58,16 @@ def drop_examples(session: Session, document_ids: Sequence[str]) -> int:
     return int(found)
 
 
-def retire_adapters(session: Session, runs: Sequence[int]) -> list[int]:
-    """Adapters of these runs learned from what is forgotten, and so did those that went on from them: they never serve
-    again. Returns their numbers."""
-    found: set[int] = set()
+def retire_adapters(session: Session, runs: Sequence[int], document_ids: Collection[str]) -> dict[int, str]:
+    """The generators' adapters of these runs learned from what is forgotten, the query adapters that name one of the
+    documents did, and so did those that went on from them: they never serve again. Returns number -> kind."""
+    found: dict[int, str] = {}
     for row in session.exec(select(AdapterRow).order_by(col(AdapterRow.adapter))):  # what went on from one is younger
-        if row.adapter is not None and (row.run in runs or row.start in found):
-            row.state = "retired"
-            found.add(row.adapter)
-    return sorted(found)
+        learned = row.run in runs if row.kind == GENERATOR else not set(document_ids).isdisjoint(row.documents)
+        if row.adapter is not None and (learned or row.start in found):
+            row.state, row.documents = "retired", []
+            found[row.adapter] = row.kind
+    return found
 
 
 def retired(session: Session) -> list[int]:
@@ -73,9 +75,9 @@ def retired(session: Session) -> list[int]:
     return [adapter for adapter in rows if adapter is not None]
 
 
-def newest_promoted(session: Session) -> int | None:
-    """The newest adapter that passed its gate and is not retired."""
-    query = select(AdapterRow.adapter).where(AdapterRow.state == "promoted")
+def newest_promoted(session: Session, kind: str) -> int | None:
+    """The newest adapter of its kind that passed its gate and is not retired."""
+    query = select(AdapterRow.adapter).where(AdapterRow.state == "promoted", AdapterRow.kind == kind)
     return session.exec(query.order_by(col(AdapterRow.adapter).desc()).limit(1)).one_or_none()
 
 

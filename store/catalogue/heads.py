@@ -22,7 +22,7 @@ from store.catalogue.tables import (
     SettingsRow,
     SnapshotRow,
 )
-from store.types import Head
+from store.types import GENERATOR, QUERY, Head
 
 # Every search begins with it: plain columns, and a statement that is compiled once.
 _SERVES = select(*MoveRow.__table__.c).join(HeadRow, col(HeadRow.move) == col(MoveRow.move))  # type: ignore[attr-defined]
@@ -43,13 +43,22 @@ def stands(session: Session, head: Head) -> bool:
 
 
 def move_head(
-    session: Session, *, at: datetime, generation: str, version: int, adapter: int | None, reason: str
+    session: Session,
+    *,
+    at: datetime,
+    generation: str,
+    version: int,
+    adapter: int | None,
+    query_adapter: int | None,
+    reason: str,
 ) -> Head:
     """Record a move and point the head at it. Takes effect when the session commits.
 
     A rollback that is still intended ends with this: either it is the one, or it failed and was overtaken.
     """
-    row = MoveRow(at=at, generation=generation, version=version, adapter=adapter, reason=reason)
+    row = MoveRow(
+        at=at, generation=generation, version=version, adapter=adapter, query_adapter=query_adapter, reason=reason
+    )
     session.add(row)
     session.flush()
     assert row.move is not None
@@ -131,10 +140,11 @@ def rewritten(session: Session, generation: str, versions: Mapping[int, int]) ->
             session.execute(update(table).where(*ours).values(version=new))
 
 
-def without_adapters(session: Session, retired: Collection[int], instead: int | None) -> None:
-    """States that served with a retired adapter serve with another one."""
+def without_adapters(session: Session, retired: Collection[int], instead: Mapping[str, int | None]) -> None:
+    """States that served with a retired adapter serve with another one of its kind."""
     for table in (MoveRow, SnapshotRow):
-        session.execute(update(table).where(col(table.adapter).in_(retired)).values(adapter=instead))
+        for column, other in ((col(table.adapter), instead[GENERATOR]), (col(table.query_adapter), instead[QUERY])):
+            session.execute(update(table).where(column.in_(retired)).values({column: other}))
 
 
 def drop_unused(session: Session) -> None:
@@ -193,4 +203,4 @@ def origin(session: Session) -> str:
 
 def as_head(row: MoveRow | Row[Any]) -> Head:
     assert row.move is not None
-    return Head(row.move, row.at, row.generation, row.version, row.adapter, row.reason)
+    return Head(row.move, row.at, row.generation, row.version, row.adapter, row.reason, row.query_adapter)

@@ -43,6 +43,7 @@ def add_snapshot(session: Session, snapshot: Snapshot) -> None:
             generation=head.generation,
             version=head.version,
             adapter=head.adapter,
+            query_adapter=head.query_adapter,
             created_at=snapshot.created_at,
             documents=snapshot.documents,
             chunks=snapshot.chunks,

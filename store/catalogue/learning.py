@@ -12,7 +12,7 @@ from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from store.catalogue.tables import AdapterRow, ExampleRow, RetrievalRow, RunRow
-from store.types import Ended, Example, Passage, Retrieval, Run
+from store.types import GENERATOR, Ended, Example, Passage, Retrieval, Run
 
 _ADD_RETRIEVAL = insert(RetrievalRow.__table__)  # type: ignore[attr-defined]
 
@@ -129,8 +129,34 @@ def examples(session: Session, run: int | None = None) -> list[Example]:
     return [_as_example(row.body) for row in session.exec(query)]
 
 
-def add_adapter(session: Session, *, run: int, at: datetime, base: str, sha256: str, start: int | None) -> int:
-    row = AdapterRow(run=run, start=start, created_at=at, base=base, sha256=sha256, state="candidate")
+def note_query(session: Session, run: int, told: Mapping[str, Any]) -> None:
+    """What became of a cycle's query adapter, kept beside what its generator's part measured."""
+    row = session.get(RunRow, run)
+    assert row is not None
+    row.metrics = {**row.metrics, "query": dict(told)}
+
+
+def add_adapter(
+    session: Session,
+    *,
+    run: int,
+    at: datetime,
+    base: str,
+    sha256: str,
+    start: int | None,
+    kind: str = GENERATOR,
+    documents: Sequence[str] = (),
+) -> int:
+    row = AdapterRow(
+        kind=kind,
+        run=run,
+        start=start,
+        documents=list(documents),
+        created_at=at,
+        base=base,
+        sha256=sha256,
+        state="candidate",
+    )
     session.add(row)
     session.flush()
     assert row.adapter is not None

@@ -9,6 +9,8 @@ from sqlalchemy import JSON, Column, Index, LargeBinary, text
 from sqlalchemy.types import BigInteger, TypeDecorator
 from sqlmodel import Field, SQLModel
 
+from store.types import GENERATOR
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -59,6 +61,7 @@ class MoveRow(SQLModel, table=True):
     generation: str
     version: int = Field(index=True)
     adapter: int | None = None
+    query_adapter: int | None = None
     reason: str
     kept: bool = True  # whether its version is still there to be returned to
 
@@ -139,6 +142,7 @@ class SnapshotRow(SQLModel, table=True):
     generation: str
     version: int
     adapter: int | None = None
+    query_adapter: int | None = None
     created_at: datetime = Field(sa_type=UtcTime)
     documents: int
     chunks: int
@@ -233,8 +237,11 @@ class ExampleRow(SQLModel, table=True):
 class AdapterRow(SQLModel, table=True):
     __tablename__ = "adapters"
     adapter: int | None = Field(default=None, primary_key=True)
+    kind: str = GENERATOR
     run: int
     start: int | None = None  # the adapter that it went on from
+    # The ids of those that a query adapter learned from; a generator's are in its run's examples.
+    documents: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     created_at: datetime = Field(sa_type=UtcTime)
     base: str
     sha256: str

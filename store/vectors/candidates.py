@@ -29,15 +29,24 @@ class Candidate:
     """A row of one version that fits. `words` is its BM25 score, None where words were not asked for or do not fit."""
 
     row: int
-    similarity: float
+    similarity: float  # cosine with the query's own vector
+    nearness: float  # cosine with what is searched by, which orders
     words: float | None
     boost: float
 
 
 def find(
-    table: Any, n: int, filters: Filters, *, vector: Vectors, near: bool = True, words: str | None = None
+    table: Any,
+    n: int,
+    filters: Filters,
+    *,
+    vector: Vectors,
+    own: Vectors | None = None,
+    near: bool = True,
+    words: str | None = None,
 ) -> list[Candidate]:
-    """The `n` rows nearest to `vector` (shape (dimension,)) and the `n` that fit the words best, in no order.
+    """The `n` rows nearest to `vector` (shape (dimension,)) and the `n` that fit the words best, in no order. `own` is
+    the query's own vector where a query adapter made `vector` of it.
 
     Every phrase in double quotes must stand in a text as it is. The vector index is made of rounded vectors; the
     similarities are those of the vectors themselves.
@@ -63,10 +72,12 @@ def find(
     ordered = sorted(rows)
     # Not public, but what `take` itself calls; rows by their address cost no look-up.
     taken = table._take_rows(ordered, columns=["vector", "boost"])
-    similarities = np.round((matrix(taken["vector"]) @ vector).astype(float), DIGITS).tolist()
+    rows_of = matrix(taken["vector"])
+    nearness = np.round((rows_of @ vector).astype(float), DIGITS).tolist()
+    similarity = nearness if own is None else np.round((rows_of @ own).astype(float), DIGITS).tolist()
     return [
-        Candidate(row, similarity, scores.get(row), boost)
-        for row, similarity, boost in zip(ordered, similarities, taken["boost"].to_pylist(), strict=True)
+        Candidate(row, alike, near_by, scores.get(row), boost)
+        for row, alike, near_by, boost in zip(ordered, similarity, nearness, taken["boost"].to_pylist(), strict=True)
     ]
 
 

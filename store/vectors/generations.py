@@ -229,11 +229,13 @@ class Generations:
         filters: Filters,
         *,
         vector: Vectors,
+        own: Vectors | None = None,
         near: bool = True,
         words: str | None = None,
     ) -> list[Candidate]:
         """The rows that fit best by vector and by words; see `candidates.find`."""
-        return candidates.find(self._at(generation, version), n, filters, vector=vector, near=near, words=words)
+        table = self._at(generation, version)
+        return candidates.find(table, n, filters, vector=vector, own=own, near=near, words=words)
 
     @_of_table
     def read(self, generation: str, version: int, scored: Sequence[tuple[float, Candidate]]) -> list[Hit]:
@@ -282,9 +284,10 @@ class Generations:
         return {row["document_id"]: (row["revision"], row["path"], row["count_all"]) for row in counted}
 
     @_of_table
-    def vectors(self, generation: str, version: int) -> dict[str, Vectors]:
-        """chunk id -> vector, of everything in the version."""
-        rows = self._at(generation, version).to_table(columns=["id", "vector"])
+    def vectors(self, generation: str, version: int, chunk_ids: Iterable[str] | None = None) -> dict[str, Vectors]:
+        """chunk id -> vector, of these chunks or of everything in the version."""
+        clause = None if chunk_ids is None else is_in("id", chunk_ids)
+        rows = self._at(generation, version).to_table(columns=["id", "vector"], filter=clause)
         return dict(zip(rows["id"].to_pylist(), matrix(rows["vector"]), strict=True))
 
     # --- below -------------------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from daemon.runtime import Runtime
 from daemon.settings import Settings, Source
+from store.memory import Memory
 from store.types import Example
 from tests.bench.corpus import references
 from trainers import evaluate, lora, prompt, training
@@ -40,6 +42,14 @@ def run(quick: bool = False) -> dict[str, Any]:
 
 def made(library: str, documents: int) -> list[Example]:
     """Examples from a library's docstrings, as a cycle makes them."""
+    with remembered(library, documents) as memory:
+        chunks = memory.chunks(sorted(memory.live_at(memory.head())))
+        return build(chunks, lambda question, k: memory.search(question, k).hits, recipe=Recipe(train=64))
+
+
+@contextmanager
+def remembered(library: str, documents: int) -> Iterator[Memory]:
+    """A memory of a library's docstrings."""
     texts = [(name, text) for name, text in references(library) if LONG[0] < len(text) < LONG[1]][:documents]
     with tempfile.TemporaryDirectory(prefix="memex-bench-") as folder:
         docs = Path(folder) / "docs"
@@ -49,9 +59,7 @@ def made(library: str, documents: int) -> list[Example]:
         runtime = Runtime(Settings(state_dir=Path(folder) / "state", sources=(Source(path=docs),)), write=True)
         try:
             runtime.synchronise(list(runtime.settings.sources))
-            memory = runtime.memory
-            chunks = memory.chunks(sorted(memory.live_at(memory.head())))
-            return build(chunks, lambda question, k: memory.search(question, k).hits, recipe=Recipe(train=64))
+            yield runtime.memory
         finally:
             runtime.close()
 

@@ -63,7 +63,7 @@ def hybrid(memory: Memory, folder: Path, rounds: int) -> dict[str, Any]:
     ours, bare = [], []
     all_asked = [f"{query} {number}" for number, query in enumerate(queries(rounds + 20))]
     for number, asked in enumerate(all_asked):
-        vector = memory._query_vector(asked)
+        vector = memory.queries.plain(asked)
 
         def lance(asked: str = asked, vector: Any = vector) -> Any:
             found = table.search(query_type="hybrid").vector(vector).text(asked).distance_type("cosine")
@@ -107,7 +107,7 @@ def by_vector(memory: Memory, rounds: int) -> dict[str, Any]:
         return sorted(found, key=attrgetter("similarity"), reverse=True)[:K]
 
     def by_memory(number: int) -> Any:
-        memory._query_vectors.put(f"vector {number}", asked[number])
+        memory.queries.vectors.put(f"vector {number}", asked[number])
         return memory.search(f"vector {number}", K)
 
     times: dict[Any, list[float]] = {by_numpy: [], by_index: [], by_memory: []}
@@ -134,7 +134,7 @@ def crowd(memory: Memory, searches: int) -> dict[str, Any]:
     stock = queries(2 * searches)
     asked = [f"{query} crowd {turn} {number}" for turn in range(TURNS) for number, query in enumerate(stock)]
     for query in asked:
-        memory._query_vector(query)
+        memory.queries.plain(query)
 
     def rate(clients: int, some: Sequence[str]) -> tuple[float, list[float]]:
         with ThreadPoolExecutor(clients) as pool:

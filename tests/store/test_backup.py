@@ -103,7 +103,12 @@ def test_a_restored_memory_gives_the_same_answers_and_goes_on(filled: Memory, ba
     shutil.rmtree(filled.state_dir)
     put_back = restore(backup, tmp_path / "new")
     assert (put_back.files, put_back.bytes) == (done.files, done.bytes)
-    assert put_back.head == {"generation": head.generation, "version": head.version, "adapter": None}
+    assert put_back.head == {
+        "generation": head.generation,
+        "version": head.version,
+        "adapter": None,
+        "query_adapter": None,
+    }
     with opened(tmp_path / "new") as memory:
         assert memory.head() == head
         assert answers(memory) == before

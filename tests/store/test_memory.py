@@ -11,7 +11,7 @@ import pytest
 from store.catalogue import forgetting
 from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
 from store.memory import Memory
-from store.types import Batch, Ended, Failed, Filters, Labels, Rehome, Seen, Stat
+from store.types import GENERATOR, Batch, Ended, Failed, Filters, Labels, Rehome, Seen, Stat
 from tests.store.conftest import Clock, place, remember, texts, upsert
 
 
@@ -222,7 +222,9 @@ def test_why_an_adapter_was_rolled_back_is_kept_even_if_it_was_cut_off(
     assert (again.head().adapter, again.head().reason) == (1, "rollback to before-adapter-0002 (model only): too slow")
     assert [one.reason for one in again.journal.runs()] == ["test; too slow", "test"]
     with again.database.read() as session:
-        assert forgetting.newest_promoted(session) == 1, "what was rolled back so does not come back by forgetting"
+        assert forgetting.newest_promoted(session, GENERATOR) == 1, (
+            "what was rolled back so does not come back by forgetting"
+        )
 
 
 def test_an_edit_ends_a_hold_and_a_touch_does_not(memory: Memory) -> None:

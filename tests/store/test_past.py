@@ -337,7 +337,13 @@ def test_a_plan_names_the_half_that_changes(memory: Memory) -> None:
     with memory.database.write() as session:
         head = memory.head()
         heads.move_head(
-            session, at=memory.clock(), generation=head.generation, version=head.version, adapter=3, reason="promoted"
+            session,
+            at=memory.clock(),
+            generation=head.generation,
+            version=head.version,
+            adapter=3,
+            query_adapter=None,
+            reason="promoted",
         )
     remember(memory, a="beta")
     whole, index, model = (memory.plan_rollback("good", only) for only in (None, "index", "model"))

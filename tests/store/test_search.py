@@ -88,14 +88,14 @@ def test_one_half_alone_gives_its_own_order(manual: Memory) -> None:
 
 
 def test_a_hybrid_score_is_a_weighted_mean() -> None:
-    found = [Candidate(1, 0.9, None, 1.0), Candidate(2, 0.5, 8.0, 1.0), Candidate(3, 0.5, 4.0, 1.0)]
+    found = [Candidate(1, 0.0, 0.9, None, 1.0), Candidate(2, 0.0, 0.5, 8.0, 1.0), Candidate(3, 0.0, 0.5, 4.0, 1.0)]
     assert [(one.row, score) for score, one in scored(found, Ranking(text_weight=0.4))] == [
         (2, pytest.approx(0.6 * 0.5 + 0.4)),
         (1, pytest.approx(0.6 * 0.9)),
         (3, pytest.approx(0.6 * 0.5 + 0.4 * 0.5)),
     ]
     assert next(one.row for _, one in scored(found, Ranking(text_weight=0))) == 1
-    assert [score for score, _ in scored([Candidate(1, 0.7, None, 2.0)], Ranking(text_weight=0.5))] == [0.7]
+    assert [score for score, _ in scored([Candidate(1, 0.0, 0.7, None, 2.0)], Ranking(text_weight=0.5))] == [0.7]
 
 
 def test_words_that_any_question_has_do_not_count(memory: Memory) -> None:

@@ -347,7 +347,7 @@ def test_experts_divide_their_share_of_the_time_by_their_examples(
     settings = dataclasses.replace(SETTINGS, max_steps=24, minutes=9.0)
     planned = {"it": 6, "law": 3}
     made = experts.train_experts(
-        *(model.model, planned, by_domain, {}, settings, tmp_path, tmp_path / cycle.CHECKPOINT), lambda *_: None
+        *(model.model, planned, by_domain, {}, settings, tmp_path, tmp_path / cycle.CHECKPOINT, ()), lambda *_: None
     )
     assert given == {
         f"checkpoint-{made['it'].folder}.safetensors": (6, 12, pytest.approx(2.0)),

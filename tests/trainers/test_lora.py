@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import Corrupt
+from store.errors import Corrupt, TrainingFailed
 from tests.trainers.conftest import make_example, make_pages
 from trainers import lora, prompt
 from trainers.model import LanguageModel
@@ -100,6 +100,20 @@ def test_many_adapters_are_switched_and_old_ones_let_go(tiny_path: Path, adapter
     assert len(layer.lora_A) == 4
     model.use_adapter(adapter)
     assert model.nll(["red blue"]) == expected
+
+
+def test_all_linear_layers_learn_unless_some_are_named(tiny_path: Path) -> None:
+    model = LanguageModel.load(tiny_path, "cpu")
+    lora.prepare(model.model, SETTINGS)
+    names = {name.rpartition(".lora_")[0].rpartition(".")[2] for name in lora.trainable(model.model)}
+    assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    named = LanguageModel.load(tiny_path, "cpu")
+    lora.prepare(named.model, dataclasses.replace(SETTINGS, targets=("q_proj",)))
+    assert {"q_proj"} == {name.rpartition(".lora_")[0].rpartition(".")[2] for name in lora.trainable(named.model)}
+    with pytest.raises(
+        TrainingFailed, match=r"no layers are named c_attn; set refresh.targets to some of down_proj, .*v_proj"
+    ):
+        lora.prepare(named.model, dataclasses.replace(SETTINGS, targets=("c_attn",)))
 
 
 def damaged(adapter: Path, tmp_path: Path) -> Path:

@@ -38,7 +38,7 @@ def test_every_source_is_answerable_once_and_some_are_asked_again_without(source
     present = [one for one in made if one.gold is not None]
     assert sorted(one.question for one in present) == sorted(source.question for source in sources)
     absent = [one for one in made if one.gold is None]
-    assert len(absent) == pytest.approx(len(present) / 3, abs=2)
+    assert len(absent) == pytest.approx(len(present) * PLAIN.absent / (1 - PLAIN.absent), abs=2)
     assert {one.question for one in absent} <= {one.question for one in present}
     assert all(one.target == ABSENT for one in absent)
 

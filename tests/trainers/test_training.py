@@ -44,11 +44,7 @@ def test_a_page_has_the_loss_and_the_gradient_of_its_items_one_by_one(tiny_path:
         ids = torch.tensor([[*item.prompt, *item.answer]])
         labels = ids.clone()
         labels[0, : len(item.prompt)] = -100
-        alone = (
-            alone + model.model.model(input_ids=ids, labels=labels).loss * len(item.answer)
-            if False
-            else (alone + model.model(input_ids=ids, labels=labels).loss * len(item.answer))
-        )
+        alone = alone + model.model(input_ids=ids, labels=labels).loss * len(item.answer)
     alone.backward()
     expected = {name: weight.grad.clone() for name, weight in lora.trainable(model.model).items()}
     model.model.zero_grad(set_to_none=True)
