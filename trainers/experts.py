@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def train_experts(
         lora.fork(model, settings, name)
         training = train(
             *(model, pages[domain], held_out.get(domain, ()), own),
-            progress=lambda done, steps, domain=domain: tell(f"train {domain}", done, steps),  # type: ignore[misc]
+            progress=partial(tell, f"train {domain}"),
             kept=kept,
             resume=checkpoint.with_stem(f"{checkpoint.stem}-{folder}"),
             adapter=name,

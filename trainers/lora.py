@@ -1,8 +1,8 @@
 """Examples -> adapter, and adapters on a model. The only file that imports peft.
 
 LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021). An adapter's folder is one adapter, as
-plain peft reads it: its shared weights. Beside them it may have experts, each the same for one domain in a folder of
-its own, which its card lists.
+plain peft reads it: its shared weights. It may have experts beside them, weights of the same shape for one domain each,
+in folders of their own that its card lists.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 
 from store.errors import Corrupt
 from store.types import Example
-from tests.trainers.conftest import make_example
+from tests.trainers.conftest import make_example, make_pages
 from trainers import cycle, evaluate, experts, lora, prompt
 from trainers.answers import Answers
 from trainers.experts import ALONE, choose, home, plan
@@ -329,3 +329,45 @@ def test_no_answer_is_asked_twice_and_none_is_taken_for_anothers(tiny_path: Path
     (one,) = evaluate.serve(model, mixture, [it], kept, 4)
     assert one.text == "red"
     assert evaluate.serve(model, shared, [it], kept, 4)[0].text == kept.get("shared", it.example_id)
+
+
+def test_experts_divide_their_share_of_the_time_by_their_examples(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LanguageModel.load(tiny_path, device="cpu")
+    lora.prepare(model.model, SETTINGS)
+    pages = make_pages(model, count=12, per_page=1)
+    by_domain = {"it": pages[:6], "law": pages[6:9], "art": pages[9:]}
+    given: dict[str, Any] = {}
+
+    def fake(_model: Any, pages: Any, _held_out: Any, settings: lora.Settings, **how: Any) -> None:
+        given[how["resume"].name] = (len(pages), settings.max_steps, settings.minutes)
+
+    monkeypatch.setattr(experts, "train", fake)
+    settings = dataclasses.replace(SETTINGS, max_steps=24, minutes=9.0)
+    planned = {"it": 6, "law": 3}
+    made = experts.train_experts(
+        *(model.model, planned, by_domain, {}, settings, tmp_path, tmp_path / cycle.CHECKPOINT, ()), lambda *_: None
+    )
+    assert given == {
+        f"checkpoint-{made['it'].folder}.safetensors": (6, 12, pytest.approx(2.0)),
+        f"checkpoint-{made['law'].folder}.safetensors": (3, 6, pytest.approx(1.0)),
+    }
+    assert experts.rest(settings, planned).minutes == pytest.approx(6.0)
+
+
+def test_merged_are_the_shared_weights(
+    tiny_path: Path, contradicting: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    adapter, _ = contradicting
+    LanguageModel.load(tiny_path, device="cpu").save_merged(adapter, tmp_path / "merged")
+    model = LanguageModel.load(tiny_path, device="cpu")
+    ids = torch.tensor([model.encode([{"role": "user", "content": "the port"}])])
+    merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), ids)
+    model.use_adapter(adapter)
+    assert torch.allclose(merged, logits(model.model, ids), atol=1e-4)
+    model.use_adapter(adapter, {"it": 1.0})
+    assert not torch.allclose(merged, logits(model.model, ids), atol=1e-2)
