@@ -153,7 +153,10 @@ class LanguageModel:
             lora.activate(self.model, {attached[domain].name: share for domain, share in shares.items()})
             spare = [known for known in self._adapters if known != directory][: 1 - KEPT_ADAPTERS]
             for old in spare:
-                lora.detach(self.model, self._adapters.pop(old))
+                gone = self._adapters.pop(old)
+                # Adapters of the same weights are one on the model: the same training gives the same twice.
+                used = {one.name for attached in self._adapters.values() for one in attached.values()}
+                lora.detach(self.model, {domain: one for domain, one in gone.items() if one.name not in used})
         self.adapter = directory
 
     def save_merged(self, adapter: Path, folder: Path) -> None:

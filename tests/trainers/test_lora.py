@@ -102,6 +102,24 @@ def test_many_adapters_are_switched_and_old_ones_let_go(tiny_path: Path, adapter
     assert model.nll(["red blue"]) == expected
 
 
+def test_letting_an_adapter_go_leaves_another_of_the_same_weights(
+    tiny_path: Path, adapter: Path, tmp_path: Path
+) -> None:
+    model = LanguageModel.load(tiny_path, device="cpu")
+    twin = tmp_path / "twin"
+    shutil.copytree(adapter, twin)
+    model.use_adapter(adapter)
+    expected = model.nll(["red blue"])
+    for seed in range(2):
+        trained(tiny_path, tmp_path / str(seed), dataclasses.replace(SETTINGS, seed=seed + 5, max_steps=2))
+        model.use_adapter(tmp_path / str(seed))
+    model.use_adapter(twin)
+    trained(tiny_path, tmp_path / "last", dataclasses.replace(SETTINGS, seed=9, max_steps=2))
+    model.use_adapter(tmp_path / "last")  # the first is let go
+    model.use_adapter(twin)
+    assert model.nll(["red blue"]) == expected
+
+
 def test_all_linear_layers_learn_unless_some_are_named(tiny_path: Path) -> None:
     model = LanguageModel.load(tiny_path, "cpu")
     lora.prepare(model.model, SETTINGS)
