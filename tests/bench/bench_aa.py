@@ -1,17 +1,18 @@
-"""A/A cycles: two adapters that differ by their seed alone, trained and judged by the gate as in any cycle.
+"""A/A cycles: two adapters that go on from the same one and differ by their seed alone, judged by the gate as ever.
 
-Whatever wins here wins by chance. The items are cheap, two short passages each, and all of them are fresh: no guard
-helps the gate to say no.
+Whatever wins here wins by chance: what they go on from has learned what there is to learn, or the luckier seed would be
+the better adapter. The items are cheap, two short passages each, and all are fresh: no guard helps the gate to say no.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from store.types import Example
+from store.types import Example, Hit
 from tests.bench.bench_learning import MODELS, remembered
 from trainers import cycle, lora
 from trainers.child import run_child
@@ -31,12 +32,23 @@ def run(quick: bool = False) -> dict[str, Any]:
     outcomes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="memex-bench-") as folder, remembered("sklearn", 200) as memory:
         chunks = memory.chunks(sorted(memory.live_at(memory.head())))
+
+        def search(question: str, k: int) -> Sequence[Hit]:
+            return memory.search(question, k).hits
+
+        start = Path(folder) / "start"
+        training = lora.Settings(max_steps=20 if quick else 80, minutes=20.0)
+        learned = build(chunks, search, recipe=replace(CHEAP, train=160, fresh=0))
+        cycle.write_job(start, cycle.Job(base=base, training=training), learned)
+        run_child(start)
         for number in range(2 if quick else CYCLES):
-            examples = build(
-                chunks, lambda question, k: memory.search(question, k).hits, recipe=CHEAP, seed=number, episode=number
+            examples = build(chunks, search, recipe=CHEAP, seed=number, episode=number)
+            job = cycle.Job(
+                base=base,
+                start=str(start / cycle.ADAPTER),
+                training=replace(training, max_steps=8, seed=2 * number),
             )
-            training = lora.Settings(max_steps=8, minutes=10.0, seed=2 * number)
-            outcomes.append(_cycle(Path(folder) / f"{number:02d}", cycle.Job(base=base, training=training), examples))
+            outcomes.append(_cycle(Path(folder) / f"{number:02d}", job, examples))
             print(f"  A/A cycle {number}: {outcomes[-1]}", flush=True)
     return {
         "aa_cycles": len(outcomes),
