@@ -32,8 +32,8 @@ NEAR = 16  # near misses of a question
 class Settings:
     """How a query adapter is trained: Adam on all lessons at once.
 
-    The pull was chosen on docstrings, by nDCG@10 of one half of the documents to learn from after training on the other:
-    +.012 with 0.01, +.022 with 0.05, +.025 with 0.3, +.020 with 0.5, 0 with 1; rank and rate made no difference.
+    The pull was chosen on docstrings, by the nDCG@10 that one half of the documents to learn from gained by training on
+    the other: .012 with 0.01, .022 with 0.05, .025 with 0.3, .020 with 0.5, 0 with 1. Rank and rate made no difference.
     """
 
     rank: int = 16
