@@ -111,11 +111,11 @@ def questions(runtime: Runtime, quarantine: Quarantine, head: Head) -> tuple[lis
         for one in confirmed:  # newest first, and the last word on a question counts
             if right := rights.get(one.passage.chunk_id):
                 known.setdefault(one.question, Asked(one.question, right, right.text, one.weight))
-        made = retriever.made((hit for hit in chunks if hit.document_id in side), MOST)
-        of_sides.append([*known.values(), *(one for one in made if one.text not in known)][:MOST])
-    learned, asked = of_sides
+        made = retriever.made((hit for hit in chunks if hit.document_id in side), 2 * MOST)  # some are taken out below
+        of_sides.append([*known.values(), *(one for one in made if one.text not in known)])
+    learned, asked = of_sides[0][:MOST], of_sides[1]
     taught = {one.right.text for one in learned} | {one.text for one in learned}
-    return learned, [one for one in asked if not {one.right.text, one.text} & taught]
+    return learned, [one for one in asked if not {one.right.text, one.text} & taught][:MOST]
 
 
 def lessons(
