@@ -13,11 +13,13 @@ import pytest
 from daemon import operations, query_tuning, render
 from daemon.canary import under_way
 from daemon.doctor import doctor
+from daemon.exporting import export_adapter
 from daemon.quarantine import Quarantine, warning
 from daemon.query_tuning import EVIDENCE, tune
 from daemon.replaying import replay
 from daemon.settings import Refresh, Retrieval
 from store import query_adapter
+from store.errors import UsageError
 from store.query_adapter import QueryAdapter
 from store.types import Ended
 from tests.daemon.conftest import World
@@ -151,6 +153,8 @@ def test_one_that_is_better_serves_and_is_named_everywhere(zoo: World) -> None:
     assert card["documents"]
     assert not any(map(is_held_out, card["documents"]))
     assert doctor(zoo.runtime)["problems"] == []
+    with pytest.raises(UsageError, match=f"adapter {number} moves the vectors of questions"):
+        export_adapter(zoo.settings, number, zoo.settings.state_dir / "out", merged=False)
 
 
 @pytest.mark.parametrize("by", [(0.6, 0.6), (0.5, 0.6)])
