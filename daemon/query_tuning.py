@@ -21,7 +21,7 @@ from daemon.evaluation.retrieval import key_of, look
 from daemon.quarantine import Quarantine
 from daemon.runtime import Runtime
 from store import query_adapter
-from store.errors import MemexError, TrainingFailed
+from store.errors import MemexError, Stopping, TrainingFailed
 from store.types import Head, Hit, State
 from trainers import retriever
 from trainers.files import write_json
@@ -42,7 +42,8 @@ Json = dict[str, Any]
 
 def tune(runtime: Runtime, run: int, folder: Path, on_progress: Callable[[Json], None], stop: threading.Event) -> None:
     """Train a query adapter, compare it with what serves, let it serve if it passes its gate; keep what became of it in
-    the run's metrics as `query`. Takes seconds (with a reranker, its seconds for each of 400 searches).
+    the run's metrics as `query`. Takes less than a minute of one slow core; with a reranker, its seconds for each of 600
+    searches more.
 
     What goes wrong is kept there too: the cycle's other part stands, whatever becomes of this one.
     """
@@ -52,16 +53,16 @@ def tune(runtime: Runtime, run: int, folder: Path, on_progress: Callable[[Json],
     on_progress({"stage": "query adapter", "done": 0, "total": 1})
     try:
         told = _tune(runtime, run, folder, stop)
+    except Stopping:
+        return
     except (MemexError, OSError) as error:
         told = {"decision": "failed", "reason": str(error)}
-    if told is None:
-        return
     told["seconds"] = round(time.perf_counter() - started, 1)
     runtime.write(lambda: _conclude(runtime, run, told))
 
 
-def _tune(runtime: Runtime, run: int, folder: Path, stop: threading.Event) -> Json | None:
-    """What was decided and why; None when it was stopped."""
+def _tune(runtime: Runtime, run: int, folder: Path, stop: threading.Event) -> Json:
+    """What was decided and why. Raises Stopping once `stop` says so."""
     memory, settings = runtime.memory, runtime.settings
     if settings.retrieval.mode == "text":
         return {"decision": "inconclusive", "reason": 'retrieval.mode = "text" searches without vectors'}
@@ -69,10 +70,8 @@ def _tune(runtime: Runtime, run: int, folder: Path, stop: threading.Event) -> Js
     learned, asked = questions(runtime, quarantine, head)
     start = head.query_adapter if settings.refresh.warm_start else None
     begin = None if start is None else query_adapter.load(memory.adapter_folder(start), memory.embedder.fingerprint)
-    taught, documents = lessons(runtime, quarantine, head, learned)
+    taught, documents = lessons(runtime, quarantine, head, learned, stop)
     trained = retriever.train(taught, start=begin)
-    if stop.is_set():
-        return None
     told: Json = {"incumbent": head.query_adapter, "learned": len(learned), "asked": len(asked)}
     if trained is None:
         few = f"{len(learned)} questions are too few to learn from (at least {retriever.LEAST}, of several documents)"
@@ -81,7 +80,7 @@ def _tune(runtime: Runtime, run: int, folder: Path, stop: threading.Event) -> Js
     if trained.step == 0:
         return {**told, "decision": "reject", "reason": "no better: training found nothing that helps other documents"}
     number = runtime.write(lambda: _keep(runtime, run, folder, head, trained, documents, start))
-    candidate, incumbent = (measured(runtime, head, asked, one) for one in (number, head.query_adapter))
+    candidate, incumbent = (measured(runtime, head, asked, one, stop) for one in (number, head.query_adapter))
     pairs = retriever.compared(asked, candidate, incumbent)
     decision = retriever.decide(pairs)
     folder.mkdir(parents=True, exist_ok=True)  # none where the generator's part had nothing to do
@@ -109,26 +108,26 @@ def questions(runtime: Runtime, quarantine: Quarantine, head: Head) -> tuple[lis
         side = frozenset(one for one in trusted if is_held_out(one) is held)
         confirmed = find([], side, search, said, MOST, words=1, k=CUT, seed=0)
         rights = {hit.chunk_id: hit for hit in memory.by_id([one.passage.chunk_id for one in confirmed], head)}
-        known = {
-            one.question: Asked(one.question, right, right.text, one.weight)
-            for one in reversed(confirmed)  # the newest first, and its word is the last
-            if (right := rights.get(one.passage.chunk_id))
-        }
-        made = retriever.made((hit for hit in chunks if hit.document_id in side), MOST)
-        of_sides.append([*known.values(), *(one for one in made if one.text not in known)][:MOST])
-    learned, asked = of_sides
+        known: dict[str, Asked] = {}
+        for one in confirmed:  # newest first, and the last word on a question counts
+            if right := rights.get(one.passage.chunk_id):
+                known.setdefault(one.question, Asked(one.question, right, right.text, one.weight))
+        made = retriever.made((hit for hit in chunks if hit.document_id in side), 2 * MOST)  # some are taken out below
+        of_sides.append([*known.values(), *(one for one in made if one.text not in known)])
+    learned, asked = of_sides[0][:MOST], of_sides[1]
     taught = {one.right.text for one in learned} | {one.text for one in learned}
-    return learned, [one for one in asked if not {one.right.text, one.text} & taught]
+    return learned, [one for one in asked if not {one.right.text, one.text} & taught][:MOST]
 
 
 def lessons(
-    runtime: Runtime, quarantine: Quarantine, head: Head, learned: Sequence[Asked]
+    runtime: Runtime, quarantine: Quarantine, head: Head, learned: Sequence[Asked], stop: threading.Event
 ) -> tuple[list[Lesson], list[str]]:
     """Each question with the vectors of its right passage and of what is found beside it, in documents of its side; and
     the ids of all documents that are learned from."""
     memory = runtime.memory
     near: list[list[Hit]] = []
     for one in learned:
+        _check_going_on(stop)
         hits = quarantine.outside(memory.search(one.text, 2 * NEAR, when=State(head)).hits)
         wrong = [hit for hit in hits if not is_held_out(hit.document_id) and not _is_right(hit, one)]
         near.append(wrong[:NEAR])
@@ -147,11 +146,21 @@ def lessons(
     return made, sorted({hit.document_id for hit in shown})
 
 
-def measured(runtime: Runtime, head: Head, asked: Sequence[Asked], adapter: int | None) -> list[tuple[float, float]]:
+def measured(
+    runtime: Runtime, head: Head, asked: Sequence[Asked], adapter: int | None, stop: threading.Event
+) -> list[tuple[float, float]]:
     """nDCG@10 and recall@10 of each question, searched by a query adapter or without one."""
-    state = State(replace(head, query_adapter=adapter))
-    looked = [look(runtime.memory, _question(one), state) for one in asked]
-    return [(ndcg(one.ranking, one.relevant, CUT), recall(one.ranking, one.relevant, CUT)) for one in looked]
+    state, found = State(replace(head, query_adapter=adapter)), []
+    for one in asked:
+        _check_going_on(stop)
+        looked = look(runtime.memory, _question(one), state)
+        found.append((ndcg(looked.ranking, looked.relevant, CUT), recall(looked.ranking, looked.relevant, CUT)))
+    return found
+
+
+def _check_going_on(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise Stopping("stopped before the query adapter was judged")
 
 
 def _question(one: Asked) -> Question:

@@ -58,7 +58,7 @@ def search(
     found = vectors.candidates(
         *(head.generation, head.version, max(LEAST, OVERFETCH * k), filters),
         vector=query.moved,
-        own=query.plain,
+        own=None if query.adapter is None else query.plain,
         near=ranking.mode != "text",
         words=query.text if ranking.mode != "vector" else None,
     )

@@ -30,11 +30,15 @@ NEAR = 16  # near misses of a question
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a query adapter is trained: Adam on all lessons at once."""
+    """How a query adapter is trained: Adam on all lessons at once.
+
+    The pull was chosen on docstrings, by the nDCG@10 that one half of the documents to learn from gained by training on
+    the other: .012 with 0.01, .022 with 0.05, .025 with 0.3, .020 with 0.5, 0 with 1. Rank and rate made no difference.
+    """
 
     rank: int = 16
     lr: float = 3e-4
-    l2: float = 1e-2  # the pull of the weights to zero, where a question stays as it is
+    l2: float = 0.3  # the pull of the weights to zero, where a question stays as it is
     temperature: float = 0.05
     max_steps: int = 300
     patience: int = 50  # steps without a better loss on the documents that are left out

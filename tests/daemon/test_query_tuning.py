@@ -13,11 +13,13 @@ import pytest
 from daemon import operations, query_tuning, render
 from daemon.canary import under_way
 from daemon.doctor import doctor
+from daemon.exporting import export_adapter
 from daemon.quarantine import Quarantine, warning
 from daemon.query_tuning import EVIDENCE, tune
 from daemon.replaying import replay
 from daemon.settings import Refresh, Retrieval
 from store import query_adapter
+from store.errors import UsageError
 from store.query_adapter import QueryAdapter
 from store.types import Ended
 from tests.daemon.conftest import World
@@ -59,7 +61,9 @@ def turning(lessons: list[Lesson], *_: Any, **__: Any) -> Trained:
 def judged(by: tuple[float, float]) -> Any:
     """As `query_tuning.measured`, with these scores for the candidate and what serves."""
 
-    def measured(runtime: Any, head: Any, asked: Any, adapter: int | None) -> list[tuple[float, float]]:
+    def measured(
+        runtime: Any, head: Any, asked: Any, adapter: int | None, stop: threading.Event
+    ) -> list[tuple[float, float]]:
         is_candidate = adapter not in (None, head.query_adapter)
         return [(by[0] if is_candidate else by[1], 1.0) for _ in asked]
 
@@ -76,7 +80,7 @@ def test_no_document_is_on_both_sides_be_it_as_a_near_miss(zoo: World) -> None:
     memory = zoo.runtime.memory
     quarantine = Quarantine(memory, ())
     learned, asked = query_tuning.questions(zoo.runtime, quarantine, memory.head())
-    lessons, documents = query_tuning.lessons(zoo.runtime, quarantine, memory.head(), learned)
+    lessons, documents = query_tuning.lessons(zoo.runtime, quarantine, memory.head(), learned, threading.Event())
     assert len(lessons) == len(learned) > 20
     assert len(asked) > 20
     assert not any(map(is_held_out, documents))
@@ -91,7 +95,7 @@ def test_what_is_in_quarantine_teaches_nothing_and_is_not_asked_for(zoo: World) 
     memory = zoo.runtime.memory
     quarantine = Quarantine(memory, zoo.settings.refresh.quarantine)
     learned, asked = query_tuning.questions(zoo.runtime, quarantine, memory.head())
-    _, documents = query_tuning.lessons(zoo.runtime, quarantine, memory.head(), learned)
+    _, documents = query_tuning.lessons(zoo.runtime, quarantine, memory.head(), learned, threading.Event())
     swamp = {one for path, one in zoo.ids().items() if path.startswith("swamp/")}
     assert swamp
     assert not swamp & {*documents, *(one.right.document_id for one in asked)}
@@ -149,6 +153,8 @@ def test_one_that_is_better_serves_and_is_named_everywhere(zoo: World) -> None:
     assert card["documents"]
     assert not any(map(is_held_out, card["documents"]))
     assert doctor(zoo.runtime)["problems"] == []
+    with pytest.raises(UsageError, match=f"adapter {number} moves the vectors of questions"):
+        export_adapter(zoo.settings, number, zoo.settings.state_dir / "out", merged=False)
 
 
 @pytest.mark.parametrize("by", [(0.6, 0.6), (0.5, 0.6)])
@@ -175,11 +181,18 @@ def test_too_little_is_inconclusive(world: World) -> None:
     assert "without vectors" in cycle(world)["reason"]
 
 
-def test_one_that_is_stopped_leaves_nothing(zoo: World) -> None:
-    stop = threading.Event()
-    stop.set()
-    assert cycle(zoo, stop).keys() == {"run"}
-    assert zoo.runtime.memory.journal.adapters() == []
+def test_one_that_is_stopped_decides_nothing(zoo: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, head = threading.Event(), zoo.runtime.memory.head()
+
+    def stopping(lessons: list[Lesson], **_: Any) -> Trained:
+        stop.set()
+        return turning(lessons)
+
+    monkeypatch.setattr(retriever, "train", stopping)
+    for _ in range(2):  # in the middle, and before it began
+        assert cycle(zoo, stop).keys() == {"run"}
+    assert zoo.runtime.memory.head() == head
+    assert doctor(zoo.runtime)["problems"] == []
 
 
 @pytest.mark.usefixtures("better")
@@ -211,11 +224,11 @@ def test_what_was_forgotten_meanwhile_does_not_serve(zoo: World, monkeypatch: py
     assert "forgotten meanwhile" in done["reason"]
     measured = judged((0.9, 0.6))
 
-    def forgetting(runtime: Any, head: Any, asked: Any, adapter: int | None) -> Any:
+    def forgetting(runtime: Any, head: Any, asked: Any, adapter: int | None, stop: threading.Event) -> Any:
         if adapter is not None and adapter in memory.journal.adapters():
             card = json.loads((memory.adapter_folder(adapter) / query_adapter.CARD).read_text())
             memory.forget([card["documents"][0]])
-        return measured(runtime, head, asked, adapter)
+        return measured(runtime, head, asked, adapter, stop)
 
     monkeypatch.setattr(query_tuning, "measured", forgetting)
     assert cycle(zoo)["decision"] == "failed"

@@ -73,6 +73,32 @@ def test_a_cycle_that_was_stopped_is_gone_on_with(farm: World, monkeypatch: pyte
     assert not (folder / cycle.CHECKPOINT).exists()
 
 
+def test_the_questions_side_learns_in_the_same_cycle(farm: World) -> None:
+    done = learn(farm)
+    told = done["metrics"]["query"]
+    assert told["decision"] in ("promote", "reject", "inconclusive")
+    assert told["reason"]
+    assert "fresh_f1" in done["metrics"], "beside what the generator's part measured"
+
+
+def test_the_questions_side_learns_where_the_generators_part_fails(
+    farm: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(folder: Path, **how: Any) -> dict[str, Any]:
+        raise TrainingFailed("out of memory")
+
+    monkeypatch.setattr("daemon.refresh.run_child", ended)
+    with pytest.raises(TrainingFailed, match="out of memory"):
+        learn(farm)
+    (run,) = farm.runtime.memory.journal.runs()
+    assert (run.decision, run.reason) == ("failed", "out of memory")
+    assert run.metrics["query"]["decision"] in ("promote", "reject", "inconclusive")
+
+
+def test_a_control_leaves_the_questions_side_alone(farm: World) -> None:
+    assert "query" not in learn(farm, control="no-replay")["metrics"]
+
+
 def test_a_cut_cycle_whose_incumbent_serves_no_more_has_failed(farm: World) -> None:
     memory = farm.runtime.memory
     run = memory.journal.begin_run(trigger="test", move=memory.head().move, incumbent=7)

@@ -13,10 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from daemon.runtime import generation
 from daemon.settings import Embedding, Settings
+from store import query_adapter
 from store.embedding import HashingEmbedder
 from store.memory import Memory
+from store.query_adapter import QueryAdapter
 from store.retention import Policy
 from store.types import Batch, Chunk, Ended, Failed, Labels, Place, Rehome, Seen, Stat, Upsert, Vectors
 from trainers.lora import CARD, WEIGHTS
@@ -127,6 +131,14 @@ def _promote(memory: Memory) -> None:
     memory.promote(1, Ended(1, "promote", "better", 1))
 
 
+def _query_candidate(memory: Memory) -> None:
+    """Adapter 2."""
+    weights = QueryAdapter(np.ones((64, 2), np.float32), np.ones((2, 64), np.float32))
+    base = memory.embedder.fingerprint
+    sha256 = query_adapter.save(memory.adapter_folder(2), weights, {"base": base, "documents": ["kept"]})
+    memory.journal.add_query_adapter(1, base=base, sha256=sha256, documents=["kept"])
+
+
 def _hold(memory: Memory) -> None:
     memory.roll_back("good")
 
@@ -138,6 +150,9 @@ ACTIONS: dict[str, Action] = {
     "rollback of the index": Action(lambda memory, _: memory.roll_back("good", only="index")),
     "rollback of the model": Action(lambda memory, _: memory.roll_back("good", only="model"), before=_promote),
     "promotion": Action(lambda memory, _: _promote(memory)),
+    "promotion of a query adapter": Action(
+        lambda memory, _: memory.promote_query(2, 1, {"decision": "promote"}), before=_query_candidate
+    ),
     "snapshot": Action(lambda memory, _: memory.snapshot("new")),
     "deletion of a snapshot": Action(lambda memory, _: memory.delete_snapshot("good")),
     "pruning of snapshots": Action(lambda memory, _: memory.prune_snapshots(Policy(last=1))),

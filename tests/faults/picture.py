@@ -29,12 +29,13 @@ class Picture:
     """What a memory holds, without the numbers and times that a recovery may add to."""
 
     adapter: int | None
+    query_adapter: int | None
     chunks: dict[str, tuple[Any, ...]]  # chunk id -> what it says, and its vector's hash
     documents: dict[str, tuple[Any, ...]]
     holds: dict[str, str | None]
     adapters: dict[int | None, str]
-    runs: dict[int, tuple[str, int | None]]
-    snapshots: dict[str, tuple[int | None, str]]  # name -> adapter, hash of its chunks
+    runs: dict[int, tuple[str, int | None, dict[str, Any]]]
+    snapshots: dict[str, tuple[int | None, int | None, str]]  # name -> adapters, hash of its chunks
     safety: frozenset[str]  # hashes of those made before rollbacks; their names are made from the time
 
     def same_but_safety(self, other: Picture) -> bool:
@@ -54,11 +55,12 @@ def picture(memory: Memory) -> Picture:
         if snapshot.reason.startswith(SAFETY):
             safety.add(taken)
         else:
-            named[snapshot.name] = (snapshot.head.adapter, taken)
+            named[snapshot.name] = (snapshot.head.adapter, snapshot.head.query_adapter, taken)
     with memory.database.read() as session:
         adapters = {row.adapter: row.state for row in session.exec(select(AdapterRow))}
     return Picture(
         adapter=head.adapter,
+        query_adapter=head.query_adapter,
         chunks=_chunks(memory, head),
         documents={
             one.document_id: (one.place, one.content, one.live, one.labels, one.error, one.tries)
@@ -66,7 +68,7 @@ def picture(memory: Memory) -> Picture:
         },
         holds={hold.document_id: hold.content for hold in memory.holds()},
         adapters=adapters,
-        runs={run.run: (run.decision, run.adapter) for run in memory.journal.runs()},
+        runs={run.run: (run.decision, run.adapter, dict(run.metrics)) for run in memory.journal.runs()},
         snapshots=named,
         safety=frozenset(safety),
     )

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from store import query_adapter
 from store.embedding import HashingEmbedder
 from store.memory import Memory
-from store.types import Batch, Chunk, Labels, Place, Stat, Upsert
+from store.query_adapter import QueryAdapter
+from store.types import Batch, Chunk, Ended, Labels, Place, Stat, Upsert
 
 GENERATION = {"parser": 1, "chunker": 1}
 
@@ -104,3 +107,27 @@ def texts(memory: Memory, when: str | None = None) -> dict[str, list[str]]:
     for hit in memory.chunks(list(contents), head):
         found.setdefault(hit.document_id, []).append(hit.text)
     return found
+
+
+def query_map(seed: int) -> QueryAdapter:
+    """One that turns questions far, and each seed in another direction."""
+    rng = np.random.default_rng(seed)
+    shapes = (HashingEmbedder.dimension, 4), (4, HashingEmbedder.dimension)
+    down, up = (np.asarray(rng.normal(size=shape), np.float32) for shape in shapes)
+    return QueryAdapter(down, up)
+
+
+def query_candidate(memory: Memory, seed: int, documents: tuple[str, ...] = (), start: int | None = None) -> int:
+    """A query adapter that does not serve yet, with its files; returns its number."""
+    run = memory.journal.begin_run(trigger="test", move=memory.head().move, incumbent=None)
+    made = memory.state_dir / "made"
+    sha256 = query_adapter.save(
+        made, query_map(seed), {"base": HashingEmbedder.fingerprint, "documents": list(documents)}
+    )
+    number = memory.journal.add_query_adapter(
+        run, base=HashingEmbedder.fingerprint, sha256=sha256, documents=documents, start=start
+    )
+    memory.adapter_folder(number).parent.mkdir(exist_ok=True)
+    made.rename(memory.adapter_folder(number))
+    memory.journal.end_run(Ended(run, "reject", "no better"))
+    return number

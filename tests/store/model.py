@@ -47,6 +47,7 @@ class Past:
     at: datetime
     version: int
     adapter: int | None
+    query_adapter: int | None
     live: Mapping[str, Live]
     hits: tuple[Found, ...]
 
@@ -60,12 +61,14 @@ class Model:
 
     live: dict[str, Live] = field(default_factory=dict)
     adapter: int | None = None
+    query_adapter: int | None = None
     disk: dict[str, str | None] = field(default_factory=dict)
     holds: dict[str, tuple[str | None, str]] = field(default_factory=dict)
     pasts: dict[int, Past] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
     snapshots: dict[str, int] = field(default_factory=dict)  # name -> move
     promoted: dict[int, frozenset[str]] = field(default_factory=dict)  # adapter -> the documents it learned from
+    query_maps: dict[int, int] = field(default_factory=dict)  # query adapter -> the seed of its weights
     examples: dict[str, str] = field(default_factory=dict)  # example id -> document id
     retrievals: dict[str, tuple[int, tuple[Found, ...]]] = field(default_factory=dict)  # id -> move, hits
     cached: set[str] = field(default_factory=set)  # texts whose embedding is known
@@ -129,7 +132,7 @@ class Model:
     def roll_back(self, name: str, only: str | None) -> None:
         target = self.past(name)
         if only != "index":
-            self.adapter = target.adapter
+            self.adapter, self.query_adapter = target.adapter, target.query_adapter
         if only == "model":
             return
         for document_id in self.live.keys() | target.live.keys():

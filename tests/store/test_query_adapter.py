@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,35 +14,16 @@ from store.embedding import HashingEmbedder
 from store.errors import Corrupt
 from store.memory import Memory
 from store.query_adapter import QueryAdapter
+from store.restore import restore
 from store.types import Ended, Hit
-from tests.store.conftest import remember
+from tests.store.conftest import query_candidate, query_map, remember
 
 BASE = HashingEmbedder.fingerprint
 WORDS = {"one": "alpha beta gamma", "two": "delta epsilon zeta", "three": "alpha delta eta"}
 
 
-def adapter(seed: int, size: float = 1.0) -> QueryAdapter:
-    """One that turns questions far."""
-    rng = np.random.default_rng(seed)
-    shapes = (HashingEmbedder.dimension, 4), (4, HashingEmbedder.dimension)
-    down, up = (np.asarray(size * rng.normal(size=shape), np.float32) for shape in shapes)
-    return QueryAdapter(down, up)
-
-
-def add(memory: Memory, seed: int, documents: tuple[str, ...] = (), start: int | None = None) -> int:
-    """A candidate with its files."""
-    run = memory.journal.begin_run(trigger="test", move=memory.head().move, incumbent=None)
-    made = memory.state_dir / "made"
-    sha256 = query_adapter.save(made, adapter(seed), {"base": BASE, "documents": list(documents)})
-    number = memory.journal.add_query_adapter(run, base=BASE, sha256=sha256, documents=documents, start=start)
-    memory.adapter_folder(number).parent.mkdir(exist_ok=True)
-    made.rename(memory.adapter_folder(number))
-    memory.journal.end_run(Ended(run, "reject", "no better"))
-    return number
-
-
 def promote(memory: Memory, seed: int, documents: tuple[str, ...] = (), start: int | None = None) -> int:
-    number = add(memory, seed, documents, start)
+    number = query_candidate(memory, seed, documents, start)
     memory.promote_query(number, number, {"decision": "promote", "adapter": number})
     return number
 
@@ -57,7 +39,7 @@ def told(memory: Memory) -> Memory:
 
 
 def test_what_is_written_is_read_and_moves_a_question_by_the_formula(tmp_path: Path) -> None:
-    wanted = adapter(1)
+    wanted = query_map(1)
     query_adapter.save(tmp_path / "a", wanted, {"base": BASE, "documents": []})
     found = query_adapter.load(tmp_path / "a", BASE)
     asked = HashingEmbedder().embed(["alpha", "beta gamma"])
@@ -79,14 +61,14 @@ def test_what_is_written_is_read_and_moves_a_question_by_the_formula(tmp_path: P
     ],
 )
 def test_one_that_is_not_whole_is_refused(tmp_path: Path, spoil: Callable[[Path], object], why: str) -> None:
-    query_adapter.save(tmp_path / "a", adapter(1), {"base": BASE})
+    query_adapter.save(tmp_path / "a", query_map(1), {"base": BASE})
     spoil(tmp_path / "a")
     with pytest.raises(Corrupt, match=why):
         query_adapter.load(tmp_path / "a", BASE)
 
 
 def test_one_of_another_embedder_is_refused(tmp_path: Path) -> None:
-    query_adapter.save(tmp_path / "a", adapter(1), {"base": "another"})
+    query_adapter.save(tmp_path / "a", query_map(1), {"base": "another"})
     with pytest.raises(Corrupt, match=r"made for another embedder \(another, in use is hashing-64\)"):
         query_adapter.load(tmp_path / "a", BASE)
 
@@ -201,10 +183,6 @@ def test_forgetting_retires_those_that_learned_from_it_and_what_went_on_from_the
 
 
 def test_a_backup_carries_it(told: Memory, tmp_path: Path) -> None:
-    import threading
-
-    from store.restore import restore
-
     number, asked = promote(told, 1), scores(told)
     told.back_up(tmp_path / "backup", lambda done, total: None, threading.Event())
     told.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -171,6 +172,25 @@ def test_what_must_stay_stays_whatever_the_policy_says() -> None:
         "s10": ("last",),
     }
     assert [one.name for one in judged.removed] == ["s2", "s5", "s9"]
+
+
+def test_what_a_query_adapter_needs_stays_beside_what_the_generators_does() -> None:
+    serving = [
+        replace(snapshot(move, BEGIN).head, query_adapter=query) for move, query in enumerate((None, 8, 8, 9), 2)
+    ]
+    snapshots = [
+        snapshot(1, BEGIN, undoes="promotion"),
+        *(replace(snapshot(head.move, BEGIN), head=head) for head in serving),
+        snapshot(6, BEGIN, undoes="query promotion"),
+        snapshot(7, BEGIN),
+    ]
+    judged = judge(snapshots, Policy(last=1), head=replace(HEAD, query_adapter=8), zone=UTC)
+    assert {one.name: reasons for one, reasons in judged.kept} == {
+        "s1": ("undoes the last promotion",),
+        "s4": ("the head's query adapter",),
+        "s6": ("undoes the last query promotion",),
+        "s7": ("last",),
+    }
 
 
 def test_a_policy_that_would_drop_all_is_refused() -> None:

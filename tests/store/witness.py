@@ -24,9 +24,9 @@ from store.errors import DiskFailed
 from store.memory import Found as Answer
 from store.memory import Memory
 from store.search import Ranking
-from store.types import Filters, Hit, Vectors
+from store.types import Filters, Head, Hit, Vectors
 from store.vectors import upkeep
-from tests.store.conftest import Clock, scratch_folder
+from tests.store.conftest import Clock, query_map, scratch_folder
 from tests.store.model import FORGOTTEN, MARKER, UNDONE, Found, Live, Model, Past
 
 QUERY = "alpha beta gamma"
@@ -126,8 +126,10 @@ class Witness(RuleBasedStateMachine):
         head, hits = answer.state.head, found(answer.hits)
         assert self.told(answer) == self.model.live
         assert self.memory.counts() == _counts(self.model.live)
-        past = Past(head.move, head.at, head.version, self.model.adapter, dict(self.model.live), hits)
-        assert head.adapter == past.adapter
+        serving = self.model.adapter, self.model.query_adapter
+        past = Past(head.move, head.at, head.version, *serving, dict(self.model.live), hits)
+        assert (head.adapter, head.query_adapter) == serving
+        assert answer.query_adapter == self.model.query_adapter
         if past.move not in self.model.pasts:
             if self.model.pasts and past.move == self.model.head.move + 2:
                 # A start completed a rollback of the model's half, and put aside a write from before it.
@@ -143,10 +145,10 @@ class Witness(RuleBasedStateMachine):
         } == self.model.holds
         assert {one.document_id: one.content for one in self.memory.known()} == self.model.disk
         assert {
-            one.name: (one.head.move, one.head.version, one.head.adapter, one.documents, one.chunks)
+            one.name: (one.head.move, one.head.version, *_serving(one.head), one.documents, one.chunks)
             for one in self.memory.snapshots()
         } == {
-            name: (past.move, past.version, past.adapter, *_counts(past.live))
+            name: (past.move, past.version, *_serving(past), *_counts(past.live))
             for name, past in ((name, self.model.past(name)) for name in self.model.snapshots)
         }
 
@@ -170,7 +172,11 @@ class Witness(RuleBasedStateMachine):
             assert documents[document_id].content == revision.content
         scores = [hit.score for hit in answer.hits]
         assert scores == sorted(scores, reverse=True)
-        assert np.allclose(scores, [_similarity(hit.text) for hit in answer.hits], atol=1e-5)
+        seed = self.model.query_maps.get(answer.query_adapter or 0)
+        assert np.allclose(scores, [_similarity(hit.text, seed) for hit in answer.hits], atol=1e-5)
+        assert np.allclose(
+            [hit.similarity for hit in answer.hits], [_similarity(hit.text, None) for hit in answer.hits], atol=1e-5
+        )
         return documents
 
     # --- now and then ------------------------------------------------------------------------------------------
@@ -192,7 +198,7 @@ class Witness(RuleBasedStateMachine):
             assert [one["chunk_id"] for one in recorded[number].hits] == [hit.chunk_id for hit in hits]
         assert {one.example_id for one in journal.examples()} == self.model.examples.keys()
         adapters = {int(folder.name) for folder in self.memory.adapter_folder(1).parent.glob("*")}
-        assert adapters == self.model.promoted.keys()
+        assert adapters == self.model.promoted.keys() | self.model.query_maps.keys()
         carried = {marker for marker, documents in self.model.carriers.items() if documents}
         left = {marker: files for marker, files in self.markers().items() if marker not in carried}
         assert left == {}
@@ -201,7 +207,7 @@ class Witness(RuleBasedStateMachine):
         """Chunk for chunk, score for score and vector for vector."""
         answer = self.memory.search(QUERY, ALL, when=when)
         head = answer.state.head
-        assert (head.move, head.adapter) == (past.move, past.adapter)
+        assert (head.move, _serving(head)) == (past.move, _serving(past))
         assert self.told(answer) == past.live
         assert found(answer.hits) == past.hits
         vectors = self.memory.vectors.vectors(head.generation, head.version)
@@ -291,8 +297,14 @@ def _embedded(text: str) -> Vectors:
 
 
 @cache
-def _similarity(text: str) -> float:
-    return float(_embedded(text) @ _embedded(QUERY))
+def _similarity(text: str, seed: int | None) -> float:
+    """With the question, as the query adapter of this seed moves it."""
+    asked = _embedded(QUERY) if seed is None else query_map(seed).move(_embedded(QUERY))
+    return float(_embedded(text) @ asked)
+
+
+def _serving(state: Head | Past) -> tuple[int | None, int | None]:
+    return state.adapter, state.query_adapter
 
 
 def found(hits: Iterable[Hit]) -> tuple[Found, ...]:

@@ -13,7 +13,7 @@ from trainers.gate import FRESH, Pair
 from trainers.retriever import RECALL, Asked, Lesson, Settings, compared, decide, is_held_out, made, train
 
 DIMENSION = 24
-QUICK = Settings(rank=4, lr=1e-2, max_steps=120)
+QUICK = Settings(rank=4, lr=1e-2, l2=1e-2, max_steps=120)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
