@@ -109,7 +109,9 @@ def after_answer(said: str, found: Json) -> str:
         lines += ["nearest passages:", *(f"  {hit['location']}  {hit['score']:.3f}" for hit in found["results"])]
     lines += [f"({remark})" for remark in found["remarks"]]
     kept = found["retrieval_id"] or "-"
-    told_by = (found["endpoint"] or model(found["adapter"])) + search_by(found["query_adapter"])
+    experts = ", ".join(filter(None, found["experts"]))  # the shared adapter's domain has no name
+    told_by = (found["endpoint"] or model(found["adapter"])) + (f" (expert in {experts})" if experts else "")
+    told_by += search_by(found["query_adapter"])
     lines.append(f"-- {where(found)}, {told_by}, {found['seconds']:.1f} s; retrieval {kept}")
     return "\n".join(lines)
 

@@ -118,6 +118,7 @@ def _told(answer: Answer, settings: Settings) -> Json:
         ],
         "remarks": list(answer.remarks),
         "adapter": answer.adapter,
+        "experts": dict(answer.experts),
         "query_adapter": answer.found.query_adapter,
         "endpoint": settings.generator.endpoint or None,
         "retrieval_id": answer.retrieval_id,

@@ -33,6 +33,7 @@ FOUND: dict[str, Any] = {
     "citations": [{"number": 1, "location": "/docs/bread.txt", "quote": "Bread bakes for 40 minutes."}],
     "remarks": [],
     "adapter": None,
+    "experts": {},
     "query_adapter": None,
     "endpoint": None,
     "retrieval_id": "r1",
