@@ -42,13 +42,8 @@ Json = dict[str, Any]
 
 def tune(runtime: Runtime, run: int, folder: Path, on_progress: Callable[[Json], None], stop: threading.Event) -> None:
     """Train a query adapter, compare it with what serves, let it serve if it passes its gate; keep what became of it in
-<<<<<<< HEAD
-    the run's metrics as `query`. Takes less than a minute of one slow core; with a reranker, its seconds for each of
-    600 searches more.
-=======
     the run's metrics as `query`. Takes less than a minute of one slow core; with a reranker, its time for each of 600
     searches more.
->>>>>>> retriever
 
     What goes wrong is kept there too: the cycle's other part stands, whatever becomes of this one.
     """

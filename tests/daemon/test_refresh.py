@@ -220,7 +220,10 @@ def test_experts_are_promoted_answer_and_are_rolled_back_with_their_adapter(
 
     def answered() -> Any:
         told = operations.ask(farm.runtime, "How much does the heron weigh?", domain=domain)
-        return told["adapter"], memory.journal.retrieval(told["retrieval_id"]).extra.get("experts")
+        kept = memory.journal.retrieval(told["retrieval_id"]).extra
+        assert kept.get("experts", {}) == told["experts"]
+        assert (f"(expert in {domain})" in render.ask(told)) is bool(told["experts"])
+        return told["adapter"], kept.get("experts")
 
     assert answered() == (done["adapter"], {domain: 1.0})
     exported = export_adapter(farm.settings, done["adapter"], farm.docs.parent / "exported", merged=False)
