@@ -20,6 +20,9 @@ Outcome = Literal["promote", "reject", "inconclusive"]
 FRESH = "fresh"
 # How far a guard's mean may fall, with confidence: shares of 1, and nats per token for general text.
 MARGINS: Mapping[str, float] = {"anchor": 0.05, "noise": 0.05, "abstain": 0.1, "general": 0.05}
+# The chance that a guard which in truth fell to its margin passes. At the 5% of the win a few dozen items would have to
+# gain a tenth to show that they lost nothing, and hardly anything would serve after the first adapter.
+GUARD_LEVEL = 0.2
 RESAMPLES = 4000
 # The share of the items by each look, and the chance of a wrong promotion that is spent there: 0.05 in all, by the
 # spending function of Lan and DeMets (1983) that is like O'Brien and Fleming's bounds.
@@ -68,14 +71,18 @@ def decide(
     min_items: int = 20,
     min_documents: int = 8,
     level: float = LOOKS[-1][1],
+    guard_level: float = GUARD_LEVEL,
 ) -> Decision:
     """Promote only a proven gain on fresh with every guard proven within its margin.
 
-    `level` is the chance that one test errs. Reject what is not better on fresh or fell past a margin; everything
-    unproven is inconclusive. Equal scores never promote. An empty guard set cannot veto, and is named. Deterministic
-    for a seed.
+    `level` is the chance that a test errs, `guard_level` the chance that what fell to a margin passes. Reject what is
+    not better on fresh or fell past a margin; everything unproven is inconclusive. Equal scores never promote. An empty
+    guard set cannot veto, and is named. Deterministic for a seed.
     """
-    evidence = {name: _measure([pair for pair in pairs if pair.set == name], seed, level) for name in (FRESH, *margins)}
+    evidence = {
+        name: _measure([pair for pair in pairs if pair.set == name], seed, lower, level)
+        for name, lower in ((FRESH, level), *((guard, guard_level) for guard in margins))
+    }
     fresh = evidence[FRESH]
     sign_p = _sign_test([pair for pair in pairs if pair.set == FRESH])
     empty = [name for name in margins if evidence[name].items == 0]
@@ -127,7 +134,7 @@ def _told(guards: Mapping[str, Evidence], names: Sequence[str]) -> str:
     return ", ".join(f"{name} {guards[name].difference:+.3f} (lower bound {guards[name].lower:+.3f})" for name in names)
 
 
-def _measure(pairs: Sequence[Pair], seed: int, level: float) -> Evidence:
+def _measure(pairs: Sequence[Pair], seed: int, lower_level: float, upper_level: float) -> Evidence:
     if not pairs:
         nan = float("nan")
         return Evidence(0, 0, nan, nan, nan, nan, nan)
@@ -138,7 +145,7 @@ def _measure(pairs: Sequence[Pair], seed: int, level: float) -> Evidence:
     counts = np.array([len(differences) for differences in by_document])
     drawn = np.random.default_rng(seed).integers(0, len(totals), size=(RESAMPLES, len(totals)))
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    lower, upper = np.quantile(means, [level, 1 - level])
+    lower, upper = np.quantile(means, [lower_level, 1 - upper_level])
     difference = float(totals.sum() / counts.sum())
     return Evidence(len(pairs), len(totals), candidate, incumbent, difference, float(lower), float(upper))
 

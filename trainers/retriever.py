@@ -143,7 +143,7 @@ def train(
 
 def decide(pairs: Sequence[Pair]) -> Decision:
     """As for a generator's adapter: a proven gain in nDCG@10 (FRESH), and recall (RECALL) proven not to fall."""
-    return gate.decide(pairs, margins=MARGINS, level=LEVEL)
+    return gate.decide(pairs, margins=MARGINS, level=LEVEL, guard_level=LEVEL)
 
 
 def compared(

@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.gate import LOOKS, MARGINS, POWER, SPREAD, Decision, Pair, decide, detectable, is_certain, items_for
+from trainers.gate import (
+    GUARD_LEVEL,
+    LOOKS,
+    MARGINS,
+    POWER,
+    SPREAD,
+    Decision,
+    Pair,
+    decide,
+    detectable,
+    is_certain,
+    items_for,
+)
 
 
 def pairs(name: str, candidate: list[float], incumbent: list[float], per_document: int = 1) -> list[Pair]:
@@ -80,6 +92,21 @@ def test_a_guard_that_may_have_fallen_is_inconclusive() -> None:
     others = [pair for pair in GUARDS if pair.set != "noise"]
     shaky = pairs("noise", [1.0, 0.0] * 6, [0.0, 1.0] * 6)
     assert decide(WIN + others + shaky).outcome == "inconclusive"
+
+
+def test_a_guard_that_fell_to_its_margin_passes_as_rarely_as_stated_and_one_that_did_not_often_enough() -> None:
+    def passed(fall: float, name: str, count: int = 28) -> float:
+        rng, held = random.Random(6), 0
+        others = [pair for pair in GUARDS if pair.set != name]
+        for seed in range(200):
+            moved = [rng.gauss(-fall, SPREAD) for _ in range(count)]
+            held += decide(WIN + others + pairs(name, moved, [0.0] * count), seed=seed).outcome == "promote"
+        return held / 200
+
+    assert passed(MARGINS["noise"], "noise") == pytest.approx(GUARD_LEVEL, abs=0.08)
+    assert passed(3 * MARGINS["noise"], "noise") < 0.06
+    assert passed(-0.1, "noise") > 0.75  # it gained with the fresh ones
+    assert passed(0.0, "abstain") > 0.5
 
 
 def test_an_empty_guard_is_named_and_does_not_veto() -> None:
