@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ from typing import Any
 from store.types import Example
 from trainers import answers, evaluate, examples, experts, keeping, lora, prompt
 from trainers.answers import Answers
+from trainers.evaluate import Comparison
+from trainers.experts import Expert
 from trainers.files import write_json
 from trainers.model import LanguageModel
 from trainers.packing import Item, Page, page
@@ -131,47 +133,12 @@ def run(run_dir: Path) -> None:
             shutil.rmtree(run_dir / ADAPTER / lora.EXPERTS)
     incumbent = lora.attach(model.model, Path(job.incumbent), model.fingerprint) if job.incumbent else {}
     result = compare(candidate, evaluate.arm(model, incumbent), progress=partial(tell, "evaluate"))
-    earlier = lora.read_card(Path(job.start))["documents"] if job.start else []
-    lora.write_card(
-        run_dir / ADAPTER,
-        settings,
-        {
-            "kind": "generator",
-            "base": {"name": Path(job.base).name, "sha256": model.fingerprint},
-            "start": job.start and Path(job.start).name,
-            "episode": max((example.episode for example in learned), default=0),
-            "examples": [example.example_id for example in learned],
-            "documents": sorted({*_documents(learned), *earlier}),
-            "metrics": evaluate.summary(result.candidate),
-            lora.EXPERTS: {
-                domain: {"folder": one.folder, "sha256": one.attached.sha256, "examples": one.examples}
-                for domain, one in made.items()
-                if domain in candidate.attached
-            },
-        },
-    )
+    experts_kept = {domain: one for domain, one in made.items() if domain in candidate.attached}
+    lora.write_card(run_dir / ADAPTER, settings, _card(job, model.fingerprint, learned, experts_kept, result))
     trainings = [training, *(one.training for one in made.values())]
     evidence = {
-        "items": [
-            {
-                "example_id": new.example_id,
-                "set": new.set,
-                "document_id": new.document_id,
-                "episode": new.episode,
-                "candidate": new.value,
-                "incumbent": old.value,
-                "candidate_text": new.text,
-                "incumbent_text": old.text,
-            }
-            for new, old in zip(result.candidate, result.incumbent, strict=True)
-        ],
-        "decision": asdict(result.decision),
+        **_evidence(result),
         "experts": tried and {"decision": tried.outcome, "reason": tried.reason, "domains": planned},
-        "summary": {"candidate": evaluate.summary(result.candidate), "incumbent": evaluate.summary(result.incumbent)},
-        "episodes": {
-            "candidate": evaluate.by_episode(result.candidate),
-            "incumbent": evaluate.by_episode(result.incumbent),
-        },
         "examples": len(given),
         "warm": job.start is not None,
         "incumbent": job.incumbent,
@@ -188,8 +155,48 @@ def run(run_dir: Path) -> None:
     tell("done", 1, 1)
 
 
-def _documents(shown: Sequence[Example]) -> set[str]:
-    return {passage.document_id for example in shown for passage in example.passages}
+def _card(
+    job: Job, fingerprint: str, learned: Sequence[Example], kept: Mapping[str, Expert], result: Comparison
+) -> dict[str, Any]:
+    """What an adapter's card says of where it comes from: all documents that it or what it went on from learned."""
+    earlier = lora.read_card(Path(job.start))["documents"] if job.start else []
+    shown = {passage.document_id for example in learned for passage in example.passages}
+    return {
+        "kind": "generator",
+        "base": {"name": Path(job.base).name, "sha256": fingerprint},
+        "start": job.start and Path(job.start).name,
+        "episode": max((example.episode for example in learned), default=0),
+        "examples": [example.example_id for example in learned],
+        "documents": sorted({*shown, *earlier}),
+        "metrics": evaluate.summary(result.candidate),
+        lora.EXPERTS: {
+            domain: {"folder": one.folder, "sha256": one.attached.sha256, "examples": one.examples}
+            for domain, one in kept.items()
+        },
+    }
+
+
+def _evidence(result: Comparison) -> dict[str, Any]:
+    """The comparison item by item, and what follows from it."""
+    arms = {"candidate": result.candidate, "incumbent": result.incumbent}
+    return {
+        "items": [
+            {
+                "example_id": new.example_id,
+                "set": new.set,
+                "document_id": new.document_id,
+                "episode": new.episode,
+                "candidate": new.value,
+                "incumbent": old.value,
+                "candidate_text": new.text,
+                "incumbent_text": old.text,
+            }
+            for new, old in zip(result.candidate, result.incumbent, strict=True)
+        ],
+        "decision": asdict(result.decision),
+        "summary": {arm: evaluate.summary(scores) for arm, scores in arms.items()},
+        "episodes": {arm: evaluate.by_episode(scores) for arm, scores in arms.items()},
+    }
 
 
 def _by_home(groups: Sequence[Sequence[Example]], pages: Sequence[Page]) -> dict[str, list[Page]]:
