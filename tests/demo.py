@@ -108,7 +108,7 @@ class Demo:
 
 def main(documents: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="memex-demo-") as folder:
-        demo = Demo(Path(folder), documents, "[refresh]\nminutes = 8.0\nmax_steps = 16\n")
+        demo = Demo(Path(folder), documents, "[refresh]\nminutes = 8.0\nmax_steps = 60\n")
         print(f"memex demo: state, notes and log are in {folder}")
         try:
             for number, step in enumerate(STEPS, start=1):

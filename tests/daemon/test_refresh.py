@@ -164,7 +164,7 @@ def test_a_control_changes_nothing(farm: World, control: str) -> None:
 
 
 def test_controls_leave_out_what_they_say(farm: World) -> None:
-    farm.reopen(refresh=Refresh(minutes=4.0, max_steps=3, replay=0.5))
+    farm.reopen(refresh=Refresh(minutes=4.0, max_steps=8, replay=0.5))
     memory = farm.runtime.memory
     run = memory.journal.begin_run(trigger="test", move=1, incumbent=None)
     memory.journal.add_examples(run, collect(farm.runtime, episode=run))
