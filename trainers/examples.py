@@ -67,7 +67,7 @@ def build(
             made += _capped(fresh, "abstain", recipe.abstain)
             made += pages(sources[: recipe.noise], room, wider, "noise", seed, episode)
         else:
-            layout = replace(recipe.layout, passages=1) if recipe.alone else recipe.layout
+            layout = replace(recipe.layout, passages=1, adversarial=0.0) if recipe.alone else recipe.layout
             made += pages(sources, room, layout, "train", seed, episode)
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
     return _unleaked([*made, *again, *_drawn(anchor, recipe.anchor)])
