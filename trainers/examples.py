@@ -70,7 +70,9 @@ def build(
             layout = replace(recipe.layout, passages=1, adversarial=0.0) if recipe.alone else recipe.layout
             made += pages(sources, room, layout, "train", seed, episode)
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
-    return _unleaked([*made, *again, *_drawn(anchor, recipe.anchor)])
+    # Two pages of the same passages, such as a page with one, can ask the same that is not there.
+    unlike = {one.example_id: one for one in [*made, *again, *_drawn(anchor, recipe.anchor)]}
+    return _unleaked(list(unlike.values()))
 
 
 def sides(earlier: Iterable[Example]) -> dict[str, bool]:
