@@ -97,6 +97,13 @@ def test_each_example_holds_its_answer_once_and_knows_where(corpus: list[Hit]) -
     assert {len(example.passages) for example in built if example.split == "noise"} == {5}
 
 
+def test_no_example_is_there_twice_where_pages_have_one_passage(corpus: list[Hit]) -> None:
+    recipe = replace(RECIPE, train=200, layout=replace(LAYOUT, passages=1, words=60, absent=0.6))
+    for seed in range(5):
+        built = build(corpus[:12], word_search(corpus[:12]), recipe=recipe, seed=seed)
+        assert len({one.example_id for one in built}) == len(built)
+
+
 def test_the_same_input_gives_the_same_examples(corpus: list[Hit]) -> None:
     assert build(corpus, word_search(corpus), seed=1) == build(corpus, word_search(corpus), seed=1)
     assert build(corpus, word_search(corpus), seed=1) != build(corpus, word_search(corpus), seed=2)
