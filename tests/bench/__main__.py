@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("embedding", "ingest", "daemon", "store", "retrieval", "quality", "query", "learning")
+BENCHES = ("embedding", "ingest", "daemon", "training", "store", "retrieval", "quality", "query", "learning")
 HOURS = ("aa", "stream")  # run by name alone
 RESULTS = Path(__file__).parent / "results"
 # figure -> (at least, at most)

@@ -1,5 +1,4 @@
-"""What a person waits for: a file closed until search finds it, idle, during a backfill and while a model is trained,
-where a search is timed too; and the memory it takes."""
+"""What a person waits for: a file closed until search finds it, idle and during a backfill; and the memory it takes."""
 
 from __future__ import annotations
 
@@ -8,15 +7,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from daemon import client
 from tests.bench import corpus
-from tests.bench.bench_learning import LONG, MODELS
-from trainers.model import resolve
 
 MEMEX = str(Path(sys.executable).with_name("memex"))
 
@@ -64,7 +60,6 @@ def run(quick: bool = False) -> dict[str, Any]:
         folder = Path(name)
         return {
             **close_to_searchable(folder / "latency", 20 if quick else 60, 500 if quick else 5_000),
-            **while_training(folder / "training", 10 if quick else 40),
             **memory(folder / "memory", *((200, 2_000) if quick else (1_000, 20_000))),
         }
 
@@ -90,43 +85,6 @@ def close_to_searchable(folder: Path, edits: int, backfill: int) -> dict[str, An
         "during_backfill_p95": percentile(busy, 0.95),
         "backfill_still_waiting": still,
     }
-
-
-def while_training(folder: Path, times: int) -> dict[str, Any]:
-    """Seconds of a search, and from closing a file until search finds it: the 95th percentile during the training of a
-    learning cycle over that of an idle daemon."""
-    daemon = Daemon(folder, "default", str(resolve("default", MODELS)))
-    try:
-        texts = [(name, text) for name, text in corpus.references("sklearn") if LONG[0] < len(text) < LONG[1]]
-        for name, text in texts[:150]:
-            (daemon.docs / f"{name}.md").write_text(f"# {name}\n\n{text}\n")
-        daemon.settle()
-        questions = [f"what does {name.rpartition('.')[2]} return" for name, _ in texts[: 5 * times]]
-        idle = waits(daemon, questions, times)
-        threading.Thread(target=lambda: daemon.ask("refresh"), daemon=True).start()
-        while (daemon.ask("status")["refreshing"] or {}).get("stage") != "train":
-            time.sleep(0.2)
-        busy = waits(daemon, [f"{question} exactly" for question in questions], times, times)
-        assert daemon.ask("status")["refreshing"]["stage"] == "train"
-    finally:
-        daemon.close()
-    searches, edits = (percentile(b, 0.95) / percentile(i, 0.95) for i, b in zip(idle, busy, strict=True))
-    return {
-        "training_search_p95_over_idle": searches,
-        "training_close_to_searchable_p95_over_idle": edits,
-        "training_search_p95": percentile(busy[0], 0.95),
-        "training_close_to_searchable_p95": percentile(busy[1], 0.95),
-    }
-
-
-def waits(daemon: Daemon, questions: list[str], edits: int, first: int = 0) -> tuple[list[float], list[float]]:
-    """Seconds of each search, none asked before, and of each edit."""
-    searches = []
-    for question in questions:
-        started = time.perf_counter()
-        daemon.ask("search", query=question, k=5)
-        searches.append(time.perf_counter() - started)
-    return searches, [edit_to_found(daemon, first + number) for number in range(edits)]
 
 
 def edit_to_found(daemon: Daemon, number: int) -> float:
