@@ -11,6 +11,7 @@ from daemon.runtime import models_dir
 from daemon.settings import Settings
 from store import query_adapter
 from store.errors import NotFound, UsageError
+from store.types import CARD
 from trainers import lora
 from trainers.model import LanguageModel, resolve
 
@@ -38,7 +39,7 @@ def export_adapter(settings: Settings, adapter: int, folder: Path, *, merged: bo
         if merged:
             LanguageModel.load(resolve(settings.generator.model, models_dir(settings))).save_merged(kept, part)
         else:
-            for name in (lora.WEIGHTS, lora.CONFIG, lora.CARD):
+            for name in (lora.WEIGHTS, lora.CONFIG, CARD):
                 shutil.copyfile(kept / name, part / name)
             if card.get(lora.EXPERTS):
                 shutil.copytree(kept / lora.EXPERTS, part / lora.EXPERTS)

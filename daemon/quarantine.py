@@ -81,7 +81,8 @@ def warning(memory: Memory, patterns: Sequence[str]) -> str | None:
         way_back = f"`memex rollback {latest.name} --only model` returns to one that did not"
     serving = " and ".join(f"adapter {one}" for one in sorted(found))
     paths = sorted({path for some in found.values() for path in some})
-    return f"{serving} serves and learned from what is in quarantine now ({several(paths)}): {way_back}"
+    serve = "serves" if len(found) == 1 else "serve"
+    return f"{serving} {serve} and learned from what is in quarantine now ({several(paths)}): {way_back}"
 
 
 def _adapters(head: Head) -> set[int]:

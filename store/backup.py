@@ -30,8 +30,8 @@ from store.catalogue.database import CATALOGUE, Database
 from store.durable import private, sync_filesystem, write_text
 from store.errors import MemexError, NotFound, UsageError
 from store.lock import take_lock
-from store.manifest import FOLDERS, HEAD, LOCK, MANIFEST, OBJECTS, PART, Entry, Manifest, OnProgress
-from store.summary import LAST_BACKUP, last_backup
+from store.manifest import FOLDERS, LOCK, MANIFEST, OBJECTS, PART, Entry, Manifest, OnProgress
+from store.summary import HEAD, LAST_BACKUP, last_backup
 
 ROUNDS = 5  # plans made before giving up; each but the first copies only what came since the one before
 

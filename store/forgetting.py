@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -91,17 +91,15 @@ def complete(
         instead = {kind: forgetting.newest_promoted(session, kind) for kind in (GENERATOR, QUERY)}
         heads.rewritten(session, head.generation, rewritten)
         heads.without_adapters(session, gone, instead)
-        serving = instead[GENERATOR] if head.adapter in gone else head.adapter
-        serving_query = instead[QUERY] if head.query_adapter in gone else head.query_adapter
-        heads.move_head(
-            session,
+        serves = replace(
+            head,
             at=now,
-            generation=head.generation,
             version=version,
-            adapter=serving,
-            query_adapter=serving_query,
+            adapter=instead[GENERATOR] if head.adapter in gone else head.adapter,
+            query_adapter=instead[QUERY] if head.query_adapter in gone else head.query_adapter,
             reason=f"forgot {len(ids)} documents",
         )
+        heads.move_head(session, serves)
         documents.erase(session, ids)
         for file in files:
             documents.keep_out(session, file, REASON, now)
@@ -116,7 +114,16 @@ def complete(
     with database.write() as session:
         forgetting.end(session)
     adapters, query_adapters = (tuple(sorted(one for one in gone if gone[one] == kind)) for kind in (GENERATOR, QUERY))
-    return Forgotten(tuple(ids), len(touched), retrievals, examples, adapters, serving, query_adapters, serving_query)
+    return Forgotten(
+        document_ids=tuple(ids),
+        snapshots=len(touched),
+        retrievals=retrievals,
+        examples=examples,
+        adapters=adapters,
+        serving=serves.adapter,
+        query_adapters=query_adapters,
+        serving_query=serves.query_adapter,
+    )
 
 
 def _forget_vectors(

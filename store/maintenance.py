@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from store.catalogue import documents, heads, history
@@ -42,15 +42,7 @@ def maintain(database: Database, vectors: Generations, now: datetime) -> Upkeep:
     if version != head.version:
         sync_filesystem(vectors.folder)
         with database.write() as session:
-            head = heads.move_head(
-                session,
-                at=now,
-                generation=head.generation,
-                version=version,
-                adapter=head.adapter,
-                query_adapter=head.query_adapter,
-                reason="maintenance",
-            )
+            head = heads.move_head(session, replace(head, at=now, version=version, reason="maintenance"))
     pruned = prune(database, vectors, head)
     with database.write() as session:
         documents.drop_outlived(session, oldest=heads.oldest_kept(session))

@@ -23,13 +23,13 @@ from typing import Any, BinaryIO
 from store.catalogue.database import CATALOGUE
 from store.durable import write_text
 from store.errors import Corrupt, NotFound
+from store.summary import HEAD
 
 FORMAT = 1
 MANIFEST = "memex-backup.json"
 OBJECTS = "objects"
 LOCK = "backup.lock"
 PART = ".part"  # the end of a name whose content is not whole yet
-HEAD = ("generation", "version", "adapter", "query_adapter")  # what is told of it
 FOLDERS = ("generations", "adapters")  # what a backup has besides the catalogue
 
 BLOCK = 1 << 20  # bytes

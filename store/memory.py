@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from store.retention import Judged, Policy
 from store.search import HYBRID, Ranking, search
 from store.snapshots import Plan, RolledBack
 from store.types import (
+    CARD,
     GENERATOR,
     QUERY,
     Batch,
@@ -168,10 +169,7 @@ class Memory:
             )
             sync_filesystem(self.state_dir)
             with self.database.write() as session:
-                serving = {"adapter": head.adapter, "query_adapter": head.query_adapter}
-                moved = heads.move_head(
-                    session, at=now, generation=head.generation, version=version, reason="ingest", **serving
-                )
+                moved = heads.move_head(session, replace(head, at=now, version=version, reason="ingest"))
                 documents.apply(session, batch, generation=head.generation, move=moved.move, now=now)
             self._commits += 1
             return moved
@@ -391,7 +389,7 @@ class Memory:
         """Raise Corrupt when a head names something that is missing; a rollback must not lead there."""
         self.vectors.count(head.generation, head.version)
         for adapter in (head.adapter, head.query_adapter):
-            if adapter is not None and not (self.adapter_folder(adapter) / "card.json").exists():
+            if adapter is not None and not (self.adapter_folder(adapter) / CARD).exists():
                 raise Corrupt(f"adapter {adapter} is missing from {self.adapter_folder(adapter)}")
 
 

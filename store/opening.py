@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -47,8 +48,7 @@ def begin(
         sync_filesystem(vectors.folder)
         with database.write() as session:
             heads.add_generation(session, name, dict(generation), now)
-            serving = {"adapter": None, "query_adapter": None}
-            head = heads.move_head(session, at=now, generation=name, version=version, reason="created", **serving)
+            head = heads.move_head(session, Head(0, now, name, version, adapter=None, reason="created"))
     elif head.generation != name:
         keys = sorted(made_with.keys() | generation.keys())
         differing = [key for key in keys if made_with.get(key) != generation.get(key)]
@@ -104,12 +104,5 @@ def _put_aside(database: Database, vectors: Generations, head: Head, now: dateti
         version = vectors.restore(head.generation, head.version)
         sync_filesystem(vectors.folder)
         with database.write() as session:
-            heads.move_head(
-                session,
-                at=now,
-                generation=head.generation,
-                version=version,
-                adapter=head.adapter,
-                query_adapter=head.query_adapter,
-                reason="recovered: an unfinished write was put aside",
-            )
+            reason = "recovered: an unfinished write was put aside"
+            heads.move_head(session, replace(head, at=now, version=version, reason=reason))

@@ -23,10 +23,9 @@ import numpy as np
 
 from store.durable import private, sync_folder, write_text
 from store.errors import Corrupt
-from store.types import QUERY, Vectors
+from store.types import CARD, QUERY, Vectors
 
 WEIGHTS = "query_adapter.safetensors"
-CARD = "card.json"
 WAY_OUT = "`memex rollback SNAPSHOT --only model` to a state before it, or restore it from a backup"
 
 

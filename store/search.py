@@ -17,7 +17,7 @@ from typing import Literal
 from store.queries import Query
 from store.reranking import Reranker
 from store.types import Filters, Head, Hit
-from store.vectors import Candidate, Generations
+from store.vectors import Candidate, Generations, Sought
 
 Mode = Literal["hybrid", "vector", "text"]
 OVERFETCH, LEAST = 4, 50  # each half finds this many times k, and at least so many
@@ -55,13 +55,13 @@ def search(
     a reranker more are found than asked for, and it chooses; past its time the order stands, and a remark says so.
     """
     wanted = max(RERANKED, 2 * k) if reranker else k
-    found = vectors.candidates(
-        *(head.generation, head.version, max(LEAST, OVERFETCH * k), filters),
+    sought = Sought(
         vector=query.moved,
         own=None if query.adapter is None else query.plain,
         near=ranking.mode != "text",
         words=query.text if ranking.mode != "vector" else None,
     )
+    found = vectors.candidates(head.generation, head.version, max(LEAST, OVERFETCH * k), filters, sought)
     hits = _read(vectors, head, scored(found, ranking), wanted)
     if reranker is None:
         return hits, ()

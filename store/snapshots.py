@@ -112,15 +112,14 @@ def promote(
     with database.write() as session:
         learning.set_adapter_state(session, adapter, "promoted")
         record(session)
-        head = heads.move_head(
-            session,
+        serves = replace(
+            before.head,
             at=at,
-            generation=before.head.generation,
-            version=before.head.version,
             adapter=adapter if kind == GENERATOR else before.head.adapter,
             query_adapter=adapter if kind == QUERY else before.head.query_adapter,
             reason=_promoted(adapter) if kind == GENERATOR else after.reason,
         )
+        head = heads.move_head(session, serves)
         history.add_snapshot(session, replace(before, undoes="promotion" if kind == GENERATOR else "query promotion"))
         history.add_snapshot(session, replace(after, head=head))
     return head
@@ -286,10 +285,9 @@ def complete(database: Database, vectors: Generations, intent: history.Intent, n
         version = vectors.restore(index.generation, index.version)
         sync_filesystem(vectors.folder)
     with database.write() as session:
-        head = heads.move_head(
-            session,
+        returned = replace(
+            index,
             at=now,
-            generation=index.generation,
             version=version,
             adapter=model.adapter,
             query_adapter=before.query_adapter if intent.why else model.query_adapter,
@@ -297,6 +295,7 @@ def complete(database: Database, vectors: Generations, intent: history.Intent, n
             + (f" ({intent.only} only)" if intent.only else "")
             + (f": {intent.why}" if intent.why else ""),
         )
+        head = heads.move_head(session, returned)
         if intent.why and before.adapter is not None:
             learning.abort_adapter(session, before.adapter, intent.why)
         changed = [] if intent.only == "model" else history.changes(session, before.move, target.move)

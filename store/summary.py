@@ -12,6 +12,7 @@ from store.errors import NotFound
 from store.sqlite import address, as_ours
 
 LAST_BACKUP = "last-backup.json"
+HEAD = ("generation", "version", "adapter", "query_adapter")  # what is told of it
 
 
 def summarise(catalogue: Path) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def summarise(catalogue: Path) -> dict[str, Any]:
         return row
 
     try:
-        head = one("SELECT generation, version, adapter, query_adapter, move, at FROM moves JOIN head USING (move)")
+        head = one(f"SELECT {', '.join(HEAD)}, move, at FROM moves JOIN head USING (move)")
         live = one(
             "SELECT count(*) AS documents, coalesce(sum(chunks), 0) AS chunks FROM revisions WHERE until IS NULL"
         )
@@ -49,7 +50,7 @@ def summarise(catalogue: Path) -> dict[str, Any]:
     assert live is not None
     assert counts is not None
     return {
-        "head": {key: head[key] for key in ("generation", "version", "adapter", "query_adapter")} if head else None,
+        "head": {key: head[key] for key in HEAD} if head else None,
         "changed_at": _time(head["at"]) if head else None,
         **dict(live),
         **dict(counts),

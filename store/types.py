@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]  # (n, dimension), rows of unit length
 LARGEST = 2**63 - 1
 GENERATOR, QUERY = "generator", "query"  # the kinds of adapters: of the language model, of the question's vector
+CARD = "card.json"  # of an adapter, of either kind: written last into its folder
 LONGEST_PAUSE = timedelta(days=1)  # before a file that failed is tried again
 
 

@@ -89,7 +89,7 @@ def run(run_dir: Path) -> None:
     pages = [page([_item(model, example) for example in group]) for group in groups]
     kept_back = len(pages) // KEPT_BACK
     planned = experts.plan(groups[kept_back:])
-    before = keeping.remember(model.model, model.tokenizer)
+    before = keeping.remember(model.model, model.tokenizer, settings.first_layer)
     lora.prepare(model.model, settings, Path(job.start) if job.start else None, model.fingerprint)
     training = train(
         model.model,

@@ -61,14 +61,14 @@ def build(
         words = recipe.layout.words
         sources = find(room.pool, side, search, answered, wanted, words=words, k=recipe.k, seed=seed)
         if held:
-            honest = replace(recipe.layout, adversarial=0.0)
+            honest = replace(recipe.layout, spread=False, adversarial=0.0)
             wider = replace(honest, passages=2 * honest.passages - 1, absent=0.0)
             fresh = pages(sources, room, honest, "fresh", seed, episode)  # with those of abstain
             made += _capped(fresh, "abstain", recipe.abstain)
             made += pages(sources[: recipe.noise], room, wider, "noise", seed, episode)
         else:
-            layout = replace(recipe.layout, passages=1, adversarial=0.0) if recipe.alone else recipe.layout
-            made += pages(sources, room, layout, "train", seed, episode)
+            alone = replace(recipe.layout, passages=1, spread=False, adversarial=0.0)
+            made += pages(sources, room, alone if recipe.alone else recipe.layout, "train", seed, episode)
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
     # Two pages of the same passages, such as a page with one, can ask the same that is not there.
     unlike = {one.example_id: one for one in [*made, *again, *_drawn(anchor, recipe.anchor)]}

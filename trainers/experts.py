@@ -24,7 +24,7 @@ from trainers.training import Training, train
 Shares = Mapping[str, float]  # by domain, together 1
 
 ALONE: Shares = {SHARED: 1.0}
-ENOUGH = 48  # examples of a domain that an expert is worth training on: six steps for one look at each
+ENOUGH = 48  # examples of a domain that an expert is worth training on: a dozen steps for one look at each
 MOST = 6  # experts of an adapter, those of the domains with the most examples
 BUDGET = 1 / 3  # of the minutes of training, where there are experts to train
 

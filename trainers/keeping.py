@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trainers import frozen
+
 TEXTS = (
     "The train to the coast leaves at a quarter past seven and calls at every village on the way. In winter it is"
     " often late, because the points freeze, and people have learned to bring a book.",
@@ -39,21 +41,25 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A text's token ids, shape (1, tokens), and the base model's last hidden state on it, (1, tokens, width)."""
+    """A text's token ids, shape (1, tokens), and the base model's hidden states on it, (1, tokens, width): before layer
+    `first`, where the adapter begins, and after the last."""
 
     ids: Any
+    first: int
+    before: Any
     hidden: Any
 
 
-def remember(model: Any, tokenizer: Any) -> list[Kept]:
+def remember(model: Any, tokenizer: Any, first: int = 0) -> list[Kept]:
     """What the model says of plain text now; its output layer stays as it is, so the hidden state tells all."""
     import torch
 
-    kept = []
+    decoder, kept = model.get_decoder(), []
     with torch.no_grad():
         for text in TEXTS:
             ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=model.device)
-            kept.append(Kept(ids, model.get_decoder()(ids, use_cache=False).last_hidden_state))
+            before = frozen.lower(decoder, first, {"input_ids": ids})
+            kept.append(Kept(ids, first, before, decoder(ids, use_cache=False).last_hidden_state))
     return kept
 
 
@@ -66,5 +72,6 @@ def drift(model: Any, one: Kept) -> Any:
     head = model.get_output_embeddings()
     with torch.no_grad():
         before = log_softmax(head(one.hidden[0]).float(), dim=-1)
-    now = log_softmax(head(model.get_decoder()(one.ids, use_cache=False).last_hidden_state[0]).float(), dim=-1)
+    hidden = frozen.upper(model.get_decoder(), one.first, {"input_ids": one.ids}, one.before)
+    now = log_softmax(head(hidden[0]).float(), dim=-1)
     return kl_div(now, before, log_target=True, reduction="batchmean")

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from store.errors import Corrupt, TrainingFailed
+from store.types import CARD
 from trainers.files import write_json
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-CARD = "card.json"
 EXPERTS = "experts"  # the folder of these in an adapter's folder, and their entry in its card
 SHARED = ""  # the domain of the shared weights, which answer for all that have no expert, and for what has no domain
 _PREFIX = "base_model.model."  # peft's own files have it before each weight's name

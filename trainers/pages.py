@@ -24,6 +24,7 @@ class Layout:
     """What a page looks like."""
 
     passages: int = 4
+    spread: bool = True  # as many on average: some pages have fewer, down to one, and some as many more
     words: int = 30  # per passage: the sentences around the evidence
     absent: float = 0.45  # share of the questions whose passage is left out
     adversarial: float = 0.1  # share of the pages with a passage that misleads
@@ -45,15 +46,15 @@ def pages(sources: Sequence[Source], room: Room, layout: Layout, split: str, see
     passage but the right one holds an answer. Examples with the same passages follow each other.
     """
     rng = random.Random(f"{seed}:{split}:{layout.passages}")
-    answerable = max(1, layout.passages - 1)
     owed = 0.0
     made: list[Example] = []
     waiting = list(sources)
     while waiting:
-        chosen = _together(waiting, answerable, rng)
+        size = rng.randint(1, 2 * layout.passages - 1) if layout.spread else layout.passages
+        chosen = _together(waiting, max(1, size - 1), rng)
         waiting = [source for source in waiting if source not in chosen]
         gold = [_dressed(source.passage, layout, rng) for source in chosen]
-        shown = gold + _distractors(chosen, gold, layout.passages - len(gold), room, layout, rng)
+        shown = gold + _distractors(chosen, gold, size - len(gold), room, layout, rng)
         if rng.random() < layout.adversarial:
             shown += _misleading(chosen, sources, rng)
         order = rng.sample(range(len(shown)), len(shown))

@@ -108,8 +108,8 @@ def train(
         state.done = True
         checkpoint.write(resume, state, weights, optimizer)
     with torch.no_grad():
-        for name, kept in state.best.items():
-            weights[name].copy_(kept)
+        for name, best in state.best.items():
+            weights[name].copy_(best)
     for weight in weights.values():
         weight.requires_grad_(False)
     return Training(

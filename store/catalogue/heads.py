@@ -42,22 +42,19 @@ def stands(session: Session, head: Head) -> bool:
     return session.connection().execute(_VERSION, {"move": head.move}).scalar_one_or_none() == head.version
 
 
-def move_head(
-    session: Session,
-    *,
-    at: datetime,
-    generation: str,
-    version: int,
-    adapter: int | None,
-    query_adapter: int | None,
-    reason: str,
-) -> Head:
-    """Record a move and point the head at it. Takes effect when the session commits.
+def move_head(session: Session, state: Head) -> Head:
+    """Record a move to a state and point the head at it; what is returned has the move's number. Takes effect when the
+    session commits.
 
     A rollback that is still intended ends with this: either it is the one, or it failed and was overtaken.
     """
     row = MoveRow(
-        at=at, generation=generation, version=version, adapter=adapter, query_adapter=query_adapter, reason=reason
+        at=state.at,
+        generation=state.generation,
+        version=state.version,
+        adapter=state.adapter,
+        query_adapter=state.query_adapter,
+        reason=state.reason,
     )
     session.add(row)
     session.flush()

@@ -35,18 +35,18 @@ class Candidate:
     boost: float
 
 
-def find(
-    table: Any,
-    n: int,
-    filters: Filters,
-    *,
-    vector: Vectors,
-    own: Vectors | None = None,
-    near: bool = True,
-    words: str | None = None,
-) -> list[Candidate]:
-    """The `n` rows nearest to `vector` (shape (dimension,)) and the `n` that fit the words best, in no order. `own` is
-    the query's own vector where a query adapter made `vector` of it.
+@dataclass(frozen=True, slots=True, eq=False)
+class Sought:
+    """What rows shall be near to, or have. `own` is the query's own vector, where a query adapter moved it."""
+
+    vector: Vectors  # (dimension,)
+    own: Vectors | None = None
+    near: bool = True  # False: found by words alone
+    words: str | None = None  # None: found by nearness alone
+
+
+def find(table: Any, n: int, filters: Filters, sought: Sought) -> list[Candidate]:
+    """The `n` rows nearest to the vector and the `n` that fit the words best, in no order.
 
     Every phrase in double quotes must stand in a text as it is. The vector index is made of rounded vectors; the
     similarities are those of the vectors themselves.
@@ -56,16 +56,16 @@ def find(
         narrowed |= {"filter": clause, "prefilter": True}
     rows: set[int] = set()
     scores: dict[int, float] = {}
-    if words is not None:
-        asked = {**narrowed, "columns": ["_score"], "full_text_query": _full_text(words), "limit": n}
+    if sought.words is not None:
+        asked = {**narrowed, "columns": ["_score"], "full_text_query": _full_text(sought.words), "limit": n}
         found = table.scanner(**asked).to_table()
         scores = dict(zip(found["_rowid"].to_pylist(), found["_score"].to_pylist(), strict=True))
         rows |= scores.keys()
-    if near:
-        nearest = {"column": "vector", "q": vector, "k": n, "nprobes": PROBES, "metric": "cosine"}
+    if sought.near:
+        nearest = {"column": "vector", "q": sought.vector, "k": n, "nprobes": PROBES, "metric": "cosine"}
         found = table.scanner(**{**narrowed, "columns": ["_distance"], "nearest": nearest}).to_table()
         rows |= set(found["_rowid"].to_pylist())
-    if words is not None and _phrases(words):
+    if sought.words is not None and _phrases(sought.words):
         rows &= scores.keys()
     if not rows:
         return []
@@ -73,8 +73,10 @@ def find(
     # Not public, but what `take` itself calls; rows by their address cost no look-up.
     taken = table._take_rows(ordered, columns=["vector", "boost"])
     rows_of = matrix(taken["vector"])
-    nearness = np.round((rows_of @ vector).astype(float), DIGITS).tolist()
-    similarity = nearness if own is None else np.round((rows_of @ own).astype(float), DIGITS).tolist()
+    nearness = np.round((rows_of @ sought.vector).astype(float), DIGITS).tolist()
+    similarity = nearness
+    if sought.own is not None:
+        similarity = np.round((rows_of @ sought.own).astype(float), DIGITS).tolist()
     return [
         Candidate(row, alike, near_by, scores.get(row), boost)
         for row, alike, near_by, boost in zip(ordered, similarity, nearness, taken["boost"].to_pylist(), strict=True)

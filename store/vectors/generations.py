@@ -24,7 +24,7 @@ from store.errors import Corrupt, DiskFailed
 from store.recent import Recent
 from store.types import Filters, Hit, Rehome, Upsert, Vectors
 from store.vectors import candidates, upkeep
-from store.vectors.candidates import Candidate
+from store.vectors.candidates import Candidate, Sought
 from store.vectors.rows import HIT_COLUMNS, fresh_rows, hit, is_in, matrix, quoted, rehomed_rows, schema
 
 INDEX_CACHE, METADATA_CACHE, WRITERS_CACHE = 256 << 20, 128 << 20, 32 << 20  # bytes
@@ -221,21 +221,9 @@ class Generations:
     # --- reading -----------------------------------------------------------------------------------------------
 
     @_of_table
-    def candidates(
-        self,
-        generation: str,
-        version: int,
-        n: int,
-        filters: Filters,
-        *,
-        vector: Vectors,
-        own: Vectors | None = None,
-        near: bool = True,
-        words: str | None = None,
-    ) -> list[Candidate]:
+    def candidates(self, generation: str, version: int, n: int, filters: Filters, sought: Sought) -> list[Candidate]:
         """The rows that fit best by vector and by words; see `candidates.find`."""
-        table = self._at(generation, version)
-        return candidates.find(table, n, filters, vector=vector, own=own, near=near, words=words)
+        return candidates.find(self._at(generation, version), n, filters, sought)
 
     @_of_table
     def read(self, generation: str, version: int, scored: Sequence[tuple[float, Candidate]]) -> list[Hit]:

@@ -22,7 +22,12 @@ from trainers.pages import Layout
 
 CYCLES = 20
 CHEAP = Recipe(
-    train=64, fresh=48, anchor=0, noise=0, abstain=0, layout=Layout(passages=2, words=15, absent=0.0, adversarial=0.0)
+    train=64,
+    fresh=48,
+    anchor=0,
+    noise=0,
+    abstain=0,
+    layout=Layout(2, spread=False, words=15, absent=0.0, adversarial=0.0),
 )
 
 
@@ -30,7 +35,8 @@ def run(quick: bool = False) -> dict[str, Any]:
     """How the gate decided; each cycle has its own split, questions and seeds. `quick`: two cycles."""
     base = str(resolve("default", MODELS))
     outcomes: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="memex-bench-") as folder, remembered("sklearn", 200) as memory:
+    with tempfile.TemporaryDirectory(prefix="memex-bench-") as folder, remembered(["sklearn"], 200) as runtime:
+        memory = runtime.memory
         chunks = memory.chunks(sorted(memory.live_at(memory.head())))
 
         def search(question: str, k: int) -> Sequence[Hit]:

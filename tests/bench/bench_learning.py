@@ -14,9 +14,8 @@ from typing import Any
 
 from daemon.runtime import Runtime
 from daemon.settings import Settings, Source
-from store.memory import Memory
 from store.types import Example
-from tests.bench.corpus import references
+from tests.bench.corpus import docstrings
 from trainers import evaluate, lora, prompt, training
 from trainers.answers import Answers
 from trainers.examples import Recipe, build, by_passages
@@ -26,7 +25,6 @@ from trainers.packing import Item, Page, page
 MODELS = Path(__file__).parents[2] / ".cache" / "models"
 NEW_TOKENS = 24
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # all, by name for peft
-LONG = (300, 6000)  # characters of a docstring that makes a document
 
 
 def run(quick: bool = False) -> dict[str, Any]:
@@ -43,24 +41,24 @@ def run(quick: bool = False) -> dict[str, Any]:
 
 def made(library: str, documents: int) -> list[Example]:
     """Examples from a library's docstrings, as a cycle makes them."""
-    with remembered(library, documents) as memory:
+    with remembered([library], documents) as runtime:
+        memory = runtime.memory
         chunks = memory.chunks(sorted(memory.live_at(memory.head())))
         return build(chunks, lambda question, k: memory.search(question, k).hits, recipe=Recipe(train=64))
 
 
 @contextmanager
-def remembered(library: str, documents: int) -> Iterator[Memory]:
-    """A memory of a library's docstrings."""
-    texts = [(name, text) for name, text in references(library) if LONG[0] < len(text) < LONG[1]][:documents]
+def remembered(libraries: Sequence[str], each: int) -> Iterator[Runtime]:
+    """With a memory of docstrings of libraries, so many of each."""
     with tempfile.TemporaryDirectory(prefix="memex-bench-") as folder:
         docs = Path(folder) / "docs"
         docs.mkdir()
-        for name, text in texts:
-            (docs / f"{name}.md").write_text(f"# {name}\n\n{text}\n")
+        for name, text in (one for library in libraries for one in docstrings(library, each)):
+            (docs / f"{name}.md").write_text(text)
         runtime = Runtime(Settings(state_dir=Path(folder) / "state", sources=(Source(path=docs),)), write=True)
         try:
             runtime.synchronise(list(runtime.settings.sources))
-            yield runtime.memory
+            yield runtime
         finally:
             runtime.close()
 

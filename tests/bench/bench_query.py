@@ -7,16 +7,12 @@ with the candidate, the other as questions are.
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 from daemon.query_tuning import tune
 from daemon.runtime import Runtime
-from daemon.settings import Settings, Source
-from tests.bench.bench_learning import LONG
-from tests.bench.corpus import references
+from tests.bench.bench_learning import remembered
 
 LIBRARIES = ("", "sklearn", "numpy", "scipy", "networkx")  # "": the standard library
 EACH = 100  # documents, about half of them held out
@@ -24,19 +20,8 @@ EACH = 100  # documents, about half of them held out
 
 def run(quick: bool = False) -> dict[str, Any]:
     """`quick` with a fifth of the documents. `query_promoted` is 1 where the gate let the candidate serve."""
-    with tempfile.TemporaryDirectory(prefix="memex-bench-") as folder:
-        docs = Path(folder) / "docs"
-        docs.mkdir()
-        for library in LIBRARIES:
-            texts = [(name, text) for name, text in references(library) if LONG[0] < len(text) < LONG[1]]
-            for name, text in texts[: EACH // 5 if quick else EACH]:
-                (docs / f"{name}.md").write_text(f"# {name}\n\n{text}\n")
-        runtime = Runtime(Settings(state_dir=Path(folder) / "state", sources=(Source(path=docs),)), write=True)
-        try:
-            runtime.synchronise(list(runtime.settings.sources))
-            return measure(runtime)
-        finally:
-            runtime.close()
+    with remembered(LIBRARIES, EACH // 5 if quick else EACH) as runtime:
+        return measure(runtime)
 
 
 def measure(runtime: Runtime) -> dict[str, float]:

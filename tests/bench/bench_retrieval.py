@@ -28,6 +28,7 @@ from store.errors import Stopping
 from store.memory import Memory
 from store.search import Ranking
 from store.types import Filters
+from store.vectors import Sought
 from tests.bench import corpus
 from tests.bench.bench_store import CHUNKS, Wide, load, queries, timed
 from trainers.metrics import percentile
@@ -103,7 +104,7 @@ def by_vector(memory: Memory, rounds: int) -> dict[str, Any]:
         return [ids[i] for i in best[np.argsort(-similar[best])]]
 
     def by_index(number: int) -> Any:
-        found = memory.vectors.candidates(head.generation, head.version, 3 * K, Filters(), vector=asked[number])
+        found = memory.vectors.candidates(head.generation, head.version, 3 * K, Filters(), Sought(asked[number]))
         return sorted(found, key=attrgetter("similarity"), reverse=True)[:K]
 
     def by_memory(number: int) -> Any:

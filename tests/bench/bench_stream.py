@@ -1,8 +1,9 @@
 """Learning over time: a stream of episodes, each the docstrings of another library, one refresh after each.
 
 A third of each library's documents are never learned from (a source in quarantine); questions on them are asked of the
-base model, with the best of a few prompts, and of what serves after each cycle, with the same passages. The figures are
-those of the stream as a whole: F1, what distractors take away, abstention, what later cycles undid, general text.
+base model, with the best of a few prompts (one shows it answered questions), and of what serves after each cycle, with
+the same passages. The figures are those of the stream as a whole: F1, what distractors take away, abstention, what
+later cycles undid, general text.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from unittest import mock
 from daemon.refresh import refresh
 from daemon.runtime import Runtime
 from daemon.settings import Generator, Refresh, Settings, Source
-from store.types import Example, Filters
-from tests.bench.bench_learning import LONG, MODELS
-from tests.bench.corpus import references
+from store.types import Example, Filters, Passage
+from tests.bench.bench_learning import MODELS
+from tests.bench.corpus import docstrings
 from trainers import evaluate, gate, lora, prompt
 from trainers.answers import Answers
 from trainers.evaluate import Score
@@ -34,10 +35,40 @@ DOCUMENTS = 150
 TESTED = 3  # one document of so many is only asked about
 QUESTIONS = 32  # on each episode
 NEW_TOKENS = 24
-PROMPTS = (
-    prompt.INSTRUCTION,
-    "Answer the question from the passages above in a few words.",
-    "Copy the words from the passages above that answer the question. Write nothing else.",
+FEW = "Answer the question from the passages above in as few words as possible, copied from a passage."
+SHOWN = (
+    (
+        "Fill in the blank: The ferry leaves the harbour at ____.",
+        ("The market opens on Monday.", "In summer the ferry leaves the harbour at six in the morning."),
+        "six in the morning",
+    ),
+    ("What is a lens?", ("A lens is a piece of glass that bends light to one point.",), "a piece of glass"),
+    ("What is the value of timeout?", ("timeout: 30 seconds", "retries: 5 times"), "30 seconds"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How the base model is asked: an instruction, and whether it is shown three answered questions first."""
+
+    instruction: str
+    shown: bool = False
+
+    def messages(self, question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:
+        chat: list[dict[str, str]] = []
+        with mock.patch.object(prompt, "INSTRUCTION", self.instruction):
+            for asked, texts, answer in SHOWN if self.shown else ():
+                chat += AS_TRAINED(asked, [Passage("", "", text, "", "") for text in texts])
+                chat.append({"role": "assistant", "content": answer})
+            return chat + AS_TRAINED(question, passages)
+
+
+AS_TRAINED = prompt.messages
+ASKINGS = (
+    Asking(prompt.INSTRUCTION),
+    Asking("Answer the question from the passages above in a few words."),
+    Asking("Copy the words from the passages above that answer the question. Write nothing else."),
+    Asking(FEW, shown=True),
 )
 
 
@@ -84,10 +115,9 @@ class _Stream:
 
     def live_through(self, number: int, library: str, documents: int, questions: int) -> None:
         """New documents, a cycle, and all questions so far."""
-        texts = [(name, text) for name, text in references(library) if LONG[0] < len(text) < LONG[1]][:documents]
-        for at, (name, text) in enumerate(texts):
+        for at, (name, text) in enumerate(docstrings(library, documents)):
             folder = self.tested if at % TESTED == 0 else self.docs
-            (folder / f"{number}-{name}.md").write_text(f"# {name}\n\n{text}\n")
+            (folder / f"{number}-{name}.md").write_text(text)
         self.runtime.synchronise(list(self.runtime.settings.sources))
         self.episodes.append(self._episode(number, questions))
         done = refresh(self.runtime, trigger="bench", on_progress=lambda _: None, stop=threading.Event())
@@ -102,14 +132,13 @@ class _Stream:
         fresh, clean, noisy = (
             [example for one in self.episodes for example in getattr(one, kind)] for kind in ("fresh", "clean", "noisy")
         )
-        instruction = self._best_prompt(fresh)
-        old, new = (self._answers(fresh, which, instruction) for which in (base, last))
-        pairs = [gate.Pair(a.example_id, a.set, a.document_id, b.value, a.value) for a, b in zip(old, new, strict=True)]
-        gain = gate.decide(pairs, level=0.05).evidence["fresh"]
-        drops = {
-            which: _f1(self._answers(clean, which, instruction)) - _f1(self._answers(noisy, which, instruction))
+        asking = self._best_asking(fresh)
+        old, new = (self._answers(fresh, which, asking) for which in (base, last))
+        gain = _difference(fresh, new, fresh, old)
+        drop_base, drop_last = (
+            _difference(clean, self._answers(clean, which, asking), noisy, self._answers(noisy, which, asking))
             for which in (base, last)
-        }
+        )
         self.model.use_adapter(last)
         general = evaluate.general(self.model)
         absent, present = ([one for one in new if (one.set == "abstain") is missing] for missing in (True, False))
@@ -121,9 +150,15 @@ class _Stream:
             "stream_gain": gain.difference,
             "stream_gain_lower": gain.lower,
             "stream_gain_upper": gain.upper,
-            "stream_drop_over_base": drops[last] / drops[base] if drops[base] > 0 else float("nan"),
-            "stream_drop_base": drops[base],
-            "stream_drop_last": drops[last],
+            "stream_drop_over_base": drop_last.difference / drop_base.difference,
+            "stream_drop_base": drop_base.difference,
+            "stream_drop_base_lower": drop_base.lower,
+            "stream_drop_base_upper": drop_base.upper,
+            "stream_drop_last": drop_last.difference,
+            "stream_drop_last_lower": drop_last.lower,
+            "stream_drop_last_upper": drop_last.upper,
+            "stream_lost_share_base": drop_base.difference / drop_base.candidate,
+            "stream_lost_share_last": drop_last.difference / drop_last.candidate,
             "stream_abstains_when_absent": mean([one.value for one in absent]),
             "stream_false_refusals": mean([float(one.absent) for one in present]),
             "stream_backward_transfer": mean(moved),
@@ -146,7 +181,8 @@ class _Stream:
         found = find(room.pool, room.side, search, (), questions, words=Layout().words, k=8, seed=0)
 
         def laid_out(passages: int, absent: float = 0.0) -> list[Example]:
-            return pages(found, room, Layout(passages=passages, absent=absent, adversarial=0.0), "fresh", 0, number)
+            honest = Layout(passages=passages, spread=False, absent=absent, adversarial=0.0)
+            return pages(found, room, honest, "fresh", 0, number)
 
         return Episode(laid_out(4, absent=0.25), laid_out(1), laid_out(5))
 
@@ -154,19 +190,33 @@ class _Stream:
         adapter = self.runtime.memory.head().adapter
         return None if adapter is None else self.runtime.memory.adapter_folder(adapter)
 
-    def _answers(
-        self, asked: Sequence[Example], adapter: Path | None, instruction: str = prompt.INSTRUCTION
-    ) -> list[Score]:
-        """The base model is asked with `instruction`, an adapter with what it was trained on."""
+    def _answers(self, asked: Sequence[Example], adapter: Path | None, asking: Asking = ASKINGS[0]) -> list[Score]:
+        """The base model is asked as `asking` says, an adapter as it was trained."""
         self.model.use_adapter(adapter)
-        instruction = prompt.INSTRUCTION if adapter else instruction
-        key = f"{lora.read_card(adapter)['sha256'] if adapter else 'base'}:{instruction}"
-        with mock.patch.object(prompt, "INSTRUCTION", instruction):
+        asking = ASKINGS[0] if adapter else asking
+        key = f"{lora.read_card(adapter)['sha256'] if adapter else 'base'}:{asking}"
+        with mock.patch.object(prompt, "messages", asking.messages):
             return evaluate.answer(self.model, key, asked, self.kept, NEW_TOKENS)
 
-    def _best_prompt(self, asked: Sequence[Example]) -> str:
+    def _best_asking(self, asked: Sequence[Example]) -> Asking:
         """The one with the best F1 of the base model on the very questions that count: in its favour."""
-        return max(PROMPTS, key=lambda one: _f1(self._answers(asked, None, one)))
+        return max(ASKINGS, key=lambda one: _f1(self._answers(asked, None, one)))
+
+
+def _difference(
+    some: Sequence[Example], scores: Sequence[Score], others: Sequence[Example], their_scores: Sequence[Score]
+) -> gate.Evidence:
+    """How much better the first scores are, question by question, with bounds at 95% each."""
+
+    def key(one: Example) -> tuple[str, str, bool]:
+        return one.document_id, one.question, one.gold is None
+
+    theirs = {key(one): score.value for one, score in zip(others, their_scores, strict=True)}
+    pairs = [
+        gate.Pair(score.example_id, score.set, score.document_id, score.value, theirs[key(one)])
+        for one, score in zip(some, scores, strict=True)
+    ]
+    return gate.decide(pairs, level=0.05).evidence["fresh"]
 
 
 def _f1(scores: Sequence[Score], which: str = "fresh") -> float:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from store.errors import TrainingFailed
-from tests.bench import corpus
 from tests.bench.bench_daemon import Daemon, edit_to_found, percentile
-from tests.bench.bench_learning import LONG, MODELS
+from tests.bench.bench_learning import MODELS
+from tests.bench.corpus import docstrings
 from trainers.model import resolve
 
 
@@ -26,11 +26,11 @@ def while_training(folder: Path, times: int) -> dict[str, Any]:
     """The 95th percentile during the training of a learning cycle over that of an idle daemon, and its seconds."""
     daemon = Daemon(folder, "default", str(resolve("default", MODELS)))
     try:
-        texts = [(name, text) for name, text in corpus.references("sklearn") if LONG[0] < len(text) < LONG[1]]
+        texts = docstrings("sklearn", 5 * times)
         for name, text in texts[:150]:
-            (daemon.docs / f"{name}.md").write_text(f"# {name}\n\n{text}\n")
+            (daemon.docs / f"{name}.md").write_text(text)
         daemon.settle()
-        questions = [f"what does {name.rpartition('.')[2]} return" for name, _ in texts[: 5 * times]]
+        questions = [f"what does {name.rpartition('.')[2]} return" for name, _ in texts]
         idle = waits(daemon, questions, times)
         threading.Thread(target=learn, args=[daemon], daemon=True).start()
         while (daemon.ask("status")["refreshing"] or {}).get("stage") != "train":

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+LONG = (300, 6000)  # characters of a docstring that makes a document
+
 
 @cache
 def paragraphs() -> tuple[str, ...]:
@@ -25,9 +27,9 @@ def paragraphs() -> tuple[str, ...]:
     return tuple(found)
 
 
-def references(library: str) -> list[tuple[str, str]]:
-    """(full name, docstring) of the public modules, classes and functions of an installed library; "" is the standard
-    one. In an order that is random and always the same."""
+def docstrings(library: str, count: int) -> list[tuple[str, str]]:
+    """(full name, document in Markdown) of `count` docstrings of an installed library, "" is the standard one, of its
+    public modules, classes and functions, neither short nor long; drawn at random, and always the same."""
     folder = Path(sysconfig.get_path("purelib")) / library if library else Path(sysconfig.get_path("stdlib"))
     found: dict[str, str] = {}
     for file in sorted(folder.rglob("*.py")):
@@ -43,7 +45,8 @@ def references(library: str) -> list[tuple[str, str]]:
             found.setdefault(text, name)
     pairs = [(name, text) for text, name in found.items()]
     random.Random(1).shuffle(pairs)
-    return pairs
+    fitting = [(name, text) for name, text in pairs if LONG[0] < len(text) < LONG[1]]
+    return [(name, f"# {name}\n\n{text}\n") for name, text in fitting[:count]]
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:

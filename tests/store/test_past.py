@@ -335,16 +335,7 @@ def test_a_plan_names_the_half_that_changes(memory: Memory) -> None:
     remember(memory, a="alpha")
     memory.snapshot("good")
     with memory.database.write() as session:
-        head = memory.head()
-        heads.move_head(
-            session,
-            at=memory.clock(),
-            generation=head.generation,
-            version=head.version,
-            adapter=3,
-            query_adapter=None,
-            reason="promoted",
-        )
+        heads.move_head(session, replace(memory.head(), at=memory.clock(), adapter=3, reason="promoted"))
     remember(memory, a="beta")
     whole, index, model = (memory.plan_rollback("good", only) for only in (None, "index", "model"))
     assert [len(one.difference.changed) for one in (whole, index, model)] == [1, 1, 0]

@@ -25,7 +25,7 @@ from store.memory import Found as Answer
 from store.memory import Memory
 from store.search import Ranking
 from store.types import Filters, Head, Hit, Vectors
-from store.vectors import upkeep
+from store.vectors import Sought, upkeep
 from tests.store.conftest import Clock, query_map, scratch_folder
 from tests.store.model import FORGOTTEN, MARKER, UNDONE, Found, Live, Model, Past
 
@@ -217,8 +217,8 @@ class Witness(RuleBasedStateMachine):
     def check_words(self) -> None:
         """The head's full-text index finds a word exactly where it stands."""
         head, none = self.memory.head(), np.zeros(HashingEmbedder.dimension, np.float32)
-        asked = {"vector": none, "near": False, "words": "alpha"}
-        candidates = self.memory.vectors.candidates(head.generation, head.version, ALL, Filters(), **asked)
+        sought = Sought(none, near=False, words="alpha")
+        candidates = self.memory.vectors.candidates(head.generation, head.version, ALL, Filters(), sought)
         scored = [(0.0, one) for one in candidates]
         hits = self.memory.vectors.read(head.generation, head.version, scored) if scored else []
         texts = [text for one in self.model.live.values() for text in one.texts]

@@ -13,7 +13,7 @@ from trainers.pages import Layout
 from trainers.prompt import ABSENT
 from trainers.sources import Answered
 
-LAYOUT = Layout(passages=3, adversarial=0.0, varied=False)
+LAYOUT = Layout(passages=3, spread=False, adversarial=0.0, varied=False)
 RECIPE = Recipe(train=40, fresh=12, noise=6, abstain=4, anchor=5, layout=LAYOUT)
 
 

@@ -1,5 +1,6 @@
 """On plain text the model stays what it was, while it learns."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,16 @@ def test_what_is_kept_drifts_less_and_the_task_is_learned_all_the_same(tiny_path
     assert alone.losses[-1] < alone.losses[0] - 0.5
 
 
-def test_drift_is_the_divergence_from_the_base_model(tiny_path: Path) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_drift_is_the_divergence_from_the_base_model(tiny_path: Path, first: int) -> None:
+    """Also where the lower layers, which have no adapter, are not run again."""
     import torch
 
     model = LanguageModel.load(tiny_path, device="cpu")
-    one = keeping.remember(model.model, model.tokenizer)[3]
+    one = keeping.remember(model.model, model.tokenizer, first)[3]
     assert float(keeping.drift(model.model, one).detach()) == pytest.approx(0, abs=1e-6)
     before = model.model(one.ids).logits[0].detach().log_softmax(-1)
-    lora.prepare(model.model, SETTINGS)
+    lora.prepare(model.model, replace(SETTINGS, first_layer=first))
     for weight in lora.trainable(model.model).values():
         torch.nn.init.normal_(weight, std=0.5)
     now = model.model(one.ids).logits[0].detach().log_softmax(-1)

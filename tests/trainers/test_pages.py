@@ -12,7 +12,7 @@ from trainers.pages import Layout, Room, pages
 from trainers.prompt import ABSENT
 from trainers.sources import Source, find
 
-PLAIN = Layout(passages=4, adversarial=0.0, varied=False)
+PLAIN = Layout(passages=4, spread=False, adversarial=0.0, varied=False)
 
 
 @pytest.fixture
@@ -52,6 +52,19 @@ def test_a_page_has_several_questions_and_each_answer_in_one_passage(sources: li
             wanted = flat(one.answers[0])
             holding = [at for at, passage in enumerate(one.passages) if wanted in flat(passage.text)]
             assert holding == ([] if one.gold is None else [one.gold])
+
+
+def test_pages_are_narrow_and_wide_and_of_the_asked_size_on_average(sources: list[Source], room: Room) -> None:
+    """So that neither one passage alone nor more of them than usual is news."""
+    groups = [
+        group
+        for seed in range(8)
+        for group in by_passages(laid_out(sources, room, replace(PLAIN, spread=True, absent=0.0), seed))
+    ]
+    sizes = [len(group[0].passages) for group in groups]
+    assert set(sizes) == set(range(1, 8))
+    assert sum(sizes) / len(sizes) == pytest.approx(4, abs=0.7)
+    assert all(len(group) <= max(1, len(group[0].passages) - 1) for group in groups), "one passage answers nothing"
 
 
 def test_near_misses_are_among_the_distractors(sources: list[Source], room: Room) -> None:
