@@ -104,6 +104,18 @@ def test_no_example_is_there_twice_where_pages_have_one_passage(corpus: list[Hit
         assert len({one.example_id for one in built}) == len(built)
 
 
+def test_what_is_learned_from_differs_in_width_and_what_is_evaluated_does_not(corpus: list[Hit]) -> None:
+    recipe = replace(RECIPE, train=60, layout=replace(LAYOUT, spread=True, absent=0.3))
+
+    def widths(recipe: Recipe) -> dict[str, set[int]]:
+        made = build(corpus, word_search(corpus), recipe=recipe)
+        splits = {one.split for one in made}
+        return {split: {len(one.passages) for one in made if one.split == split} for split in splits}
+
+    assert widths(recipe) == {"train": {1, 2, 3, 4, 5}, "fresh": {3}, "abstain": {3}, "noise": {5}}
+    assert widths(replace(recipe, alone=True))["train"] == {1}
+
+
 def test_the_same_input_gives_the_same_examples(corpus: list[Hit]) -> None:
     assert build(corpus, word_search(corpus), seed=1) == build(corpus, word_search(corpus), seed=1)
     assert build(corpus, word_search(corpus), seed=1) != build(corpus, word_search(corpus), seed=2)
