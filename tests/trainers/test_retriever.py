@@ -86,6 +86,18 @@ def test_the_gradient_is_that_of_the_loss() -> None:
         assert gradient[which][at] == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-4, abs=1e-7)
 
 
+def test_another_right_passage_of_a_document_is_no_wrong_one() -> None:
+    """It may hold the answer too; of another document it is what a question has to be told apart from."""
+    one, other = planted(2, seed=1)
+    lessons = [one, replace(other, right=unit(one.right + 0.1 * other.right))]
+    weights = [np.ones((DIMENSION, 4)), np.zeros((4, DIMENSION))]
+    apart, together = (
+        retriever._Batch([replace(lesson, near=(), document_id=f"d{at * differ}") for at, lesson in enumerate(lessons)])
+        for differ in (1, 0)
+    )
+    assert together.loss(weights, QUICK)[0] < apart.loss(weights, QUICK)[0] - 0.1
+
+
 def test_where_there_is_nothing_to_learn_the_start_is_what_is_left() -> None:
     """What the questions lie off by says nothing of others."""
     rng = np.random.default_rng(5)
@@ -136,6 +148,7 @@ def pairs(corpus: list[Hit], gains: list[float], recalls: list[float] | None = N
         ([-0.1] * 40, None, "reject"),
         ([0.3, -0.28] * 20, None, "inconclusive"),
         ([0.2] * 10, None, "inconclusive"),
+        ([0.2, -0.15, 0.2, -0.15, 0.1] * 8, None, "inconclusive"),
         ([0.2, 0.1] * 20, [0.0, 1.0, 1.0, 1.0] * 10, "reject"),
     ],
 )
