@@ -22,7 +22,7 @@ from trainers.packing import Page, answers_loss, inputs, total_weight
 
 CHECKPOINT_SECONDS = 30.0
 CHECKS = 6  # of the held-out pages, in a whole run
-PATIENCE = 2  # checks without a better loss, after which training ends
+PATIENCE = 3  # checks without a better loss, after which training ends
 
 
 @dataclass(frozen=True, slots=True)
