@@ -12,8 +12,12 @@ from tests.daemon.running import Running
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Running:
-    return Running(tmp_path)
+def running(tmp_path: Path) -> Iterator[Running]:
+    """Without a daemon, unless the test starts one."""
+    one = Running(tmp_path)
+    yield one
+    if one.daemon is not None:
+        assert one.stop() == 0
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +62,13 @@ def test_dry_run_changes_nothing(running: Running) -> None:
 
 
 def test_search_and_the_past(running: Running) -> None:
+    """Written by commands alone, and read through a daemon that was started later."""
     path = running.write("a.md", "the first text")
     running.ask("sync")
     version = running.ask("snapshot", "create", "first")["version"]
     path.write_text("the second text")
     running.ask("sync")
+    running.start()
     found = running.ask("search", "text", "-k", "1")
     assert found["snapshot"] is None
     assert found["results"][0]["text"] == "the second text"

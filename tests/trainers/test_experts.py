@@ -252,6 +252,7 @@ def test_with_one_domain_nothing_changes(tiny_path: Path, tmp_path: Path) -> Non
     assert experts.rest(short, {"it": 50}).minutes == pytest.approx(short.minutes * 2 / 3)
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_an_expert_changes_nothing(
     tiny_path: Path,
     contradicting: tuple[Path, dict[str, Any]],
