@@ -35,7 +35,6 @@ DOCUMENTS = 150
 TESTED = 3  # one document of so many is only asked about
 QUESTIONS = 32  # on each episode
 NEW_TOKENS = 24
-FEW = "Answer the question from the passages above in as few words as possible, copied from a passage."
 SHOWN = (
     (
         "Fill in the blank: The ferry leaves the harbour at ____.",
@@ -58,7 +57,7 @@ class Asking:
         chat: list[dict[str, str]] = []
         with mock.patch.object(prompt, "INSTRUCTION", self.instruction):
             for asked, texts, answer in SHOWN if self.shown else ():
-                chat += AS_TRAINED(asked, [Passage("", "", text, "", "") for text in texts])
+                chat += AS_TRAINED(asked, [Passage("", "", text) for text in texts])
                 chat.append({"role": "assistant", "content": answer})
             return chat + AS_TRAINED(question, passages)
 
@@ -68,7 +67,7 @@ ASKINGS = (
     Asking(prompt.INSTRUCTION),
     Asking("Answer the question from the passages above in a few words."),
     Asking("Copy the words from the passages above that answer the question. Write nothing else."),
-    Asking(FEW, shown=True),
+    Asking("Answer the question from the passages above in as few words as possible, copied from a passage.", True),
 )
 
 

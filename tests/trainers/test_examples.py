@@ -168,6 +168,20 @@ def test_replay_keeps_sides_and_becomes_anchor(corpus: list[Hit]) -> None:
     assert any(example.episode == 0 for example in second if example.split == "train")
 
 
+def test_a_document_that_was_ever_tested_on_is_not_learned_from_again(corpus: list[Hit]) -> None:
+    """Also where earlier examples were of both sides."""
+    both = [make_example(number, split) for number in range(30) for split in ("train", "fresh")]
+    alone = [make_example(number) for number in range(100, 130)]
+    recipe = replace(RECIPE, replay=0.5, anchor=60)
+    made = build(corpus, word_search(corpus), replay=[*both, *alone], recipe=recipe, episode=1)
+    learned, tested = (
+        set().union(*(shown(one) for one in made if (one.split == "train") is train)) for train in (True, False)
+    )
+    assert len(tested & {one.document_id for one in both}) > 5
+    assert learned & {one.document_id for one in alone}
+    assert not learned & tested
+
+
 @given(st.sets(st.text(min_size=1), min_size=2), st.integers(0, 9), st.floats(0, 1))
 def test_both_sides_get_documents(documents: set[str], seed: int, share: float) -> None:
     held = hold_out(documents, seed, share)
