@@ -14,7 +14,7 @@ from daemon.runtime import Runtime
 from daemon.settings import Control
 from store.types import Example, Hit
 from trainers import gate, lora
-from trainers.examples import Recipe, build
+from trainers.examples import Recipe, build, sides
 from trainers.pages import Layout
 from trainers.sources import Answered, Search
 
@@ -45,11 +45,13 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
     def search(question: str, k: int) -> Sequence[Hit]:
         return quarantine.outside(memory.search(question, k).hits)
 
+    earlier = memory.journal.examples()
     return build(
         chunks,
         search,
         answered(runtime, quarantine, search),
-        [one for one in memory.journal.examples() if not quarantine.touches_example(one)],
+        [one for one in earlier if not quarantine.touches_example(one)],
+        sides(earlier),  # of what is in quarantine too: its neighbours stay where they were
         recipe(runtime, control),
         seed=0,
         episode=episode,
@@ -117,16 +119,17 @@ def answered(runtime: Runtime, quarantine: Quarantine, search: Search) -> list[A
 
 
 def _judged(runtime: Runtime, quarantine: Quarantine) -> list[Answered]:
-    """Judged retrievals of which something that they found is left and trusted; the newest weigh the most."""
-    found = []
+    """Judged retrievals of which something that they found is left and trusted; the newest weigh the most, and are the
+    last word on their questions."""
+    found: dict[str, Answered] = {}
     judged = [one for one in runtime.memory.journal.judged(LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
     for age, one in enumerate(judged):
         answer = right_answer(one)
         hits = quarantine.outside(runtime.memory.by_id([hit["chunk_id"] for hit in one.hits]))
         if answer and hits:
             weight = 1 + (LATEST_WEIGHT - 1) * (1 - age / LATEST_RETRIEVALS)
-            found.append(Answered(one.query, answer, tuple(hits), weight=weight))
-    return found
+            found.setdefault(one.query, Answered(one.query, answer, tuple(hits), weight=weight))
+    return list(found.values())
 
 
 def _given(runtime: Runtime, search: Search) -> list[Answered]:

@@ -65,6 +65,8 @@ def refresh(
             shutil.rmtree(folder, ignore_errors=True)
         elif not stop.is_set():
             shutil.rmtree(folder / cycle.ADAPTER, ignore_errors=True)  # moved away by then, if it is to be kept
+            for checkpoint in folder.glob(cycle.CHECKPOINTS):
+                checkpoint.unlink()
     tune(runtime, run, folder, on_progress, stop)
     return _result(runtime, run)
 
@@ -128,17 +130,19 @@ def _job(runtime: Runtime, head: Head) -> cycle.Job:
     settings, memory = runtime.settings, runtime.memory
     incumbent = None if head.adapter is None else str(memory.adapter_folder(head.adapter))
     base = resolve(settings.generator.model, runtime.models_dir())
+    training = lora.Settings(
+        rank=settings.refresh.rank,
+        targets=settings.refresh.targets,
+        first_layer=first_layer(base, settings.refresh.layers),
+        max_steps=settings.refresh.max_steps,
+        minutes=settings.refresh.minutes * TRAINING_SHARE,
+    )
+    warm = incumbent is not None and settings.refresh.warm_start and lora.has_shape(Path(incumbent), training)
     return cycle.Job(
         base=str(base),
         incumbent=incumbent,
-        start=incumbent if settings.refresh.warm_start else None,
-        training=lora.Settings(
-            rank=settings.refresh.rank,
-            targets=settings.refresh.targets,
-            first_layer=first_layer(base, settings.refresh.layers),
-            max_steps=settings.refresh.max_steps,
-            minutes=settings.refresh.minutes * TRAINING_SHARE,
-        ),
+        start=incumbent if warm else None,  # settings of another shape begin a new one
+        training=training,
         memory_mb=settings.limits.memory_mb or None,
         threads=settings.limits.threads or None,
         device=settings.generator.device,
@@ -197,8 +201,6 @@ def _conclude(runtime: Runtime, run: int, folder: Path, before: Head, evidence: 
     kept.parent.mkdir(exist_ok=True)
     shutil.rmtree(kept, ignore_errors=True)  # of a run that was killed before its adapter had a row
     os.rename(folder / cycle.ADAPTER, kept)
-    for checkpoint in folder.glob(cycle.CHECKPOINTS):
-        checkpoint.unlink()
     how = Ended(run, outcome, reason, adapter, evidence["examples"], _metrics(evidence))
     if outcome == "promote":
         memory.promote(adapter, how)

@@ -359,7 +359,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One refresh cycle, as the catalogue keeps it. `decision`: running, promote, reject, inconclusive or failed."""
+    """One refresh cycle, as the catalogue keeps it.
+
+    `decision`: running, promote, reject, inconclusive, failed, or control.
+    """
 
     run: int
     started_at: datetime

@@ -32,6 +32,7 @@ from trainers.files import write_json
 from trainers.model import LanguageModel
 from trainers.packing import Item, Page, page
 from trainers.precision import bf16_pays
+from trainers.sources import FROM_USERS, digest
 from trainers.training import train
 
 JOB = "job.json"
@@ -85,11 +86,12 @@ def run(run_dir: Path) -> None:
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
     settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=_is_short(job.memory_mb))
     learned = [example for example in given if example.split == "train"]
-    groups = examples.by_passages(learned)
+    groups = _to_keep_back_first(examples.by_passages(learned))
     pages = [page([_item(model, example) for example in group]) for group in groups]
     kept_back = len(pages) // KEPT_BACK
     planned = experts.plan(groups[kept_back:])
     before = keeping.remember(model.model, model.tokenizer, settings.first_layer)
+    bare = evaluate.arm(model, {})
     lora.prepare(model.model, settings, Path(job.start) if job.start else None, model.fingerprint)
     training = train(
         model.model,
@@ -132,7 +134,8 @@ def run(run_dir: Path) -> None:
         else:
             shutil.rmtree(run_dir / ADAPTER / lora.EXPERTS)
     incumbent = lora.attach(model.model, Path(job.incumbent), model.fingerprint) if job.incumbent else {}
-    result = compare(candidate, evaluate.arm(model, incumbent), progress=partial(tell, "evaluate"))
+    # General text is held against the bare model: what every cycle may lose of it would add up.
+    result = compare(candidate, replace(bare, attached=incumbent), progress=partial(tell, "evaluate"))
     experts_kept = {domain: one for domain, one in made.items() if domain in candidate.attached}
     lora.write_card(run_dir / ADAPTER, settings, _card(job, model.fingerprint, learned, experts_kept, result))
     trainings = [training, *(one.training for one in made.values())]
@@ -161,13 +164,14 @@ def _card(
     """What an adapter's card says of where it comes from: all documents that it or what it went on from learned."""
     earlier = lora.read_card(Path(job.start))["documents"] if job.start else []
     shown = {passage.document_id for example in learned for passage in example.passages}
+    asked = {example.document_id for example in learned}  # a question may repeat a sentence of a passage left out
     return {
         "kind": "generator",
         "base": {"name": Path(job.base).name, "sha256": fingerprint},
         "start": job.start and Path(job.start).name,
         "episode": max((example.episode for example in learned), default=0),
         "examples": [example.example_id for example in learned],
-        "documents": sorted({*shown, *earlier}),
+        "documents": sorted({*shown, *asked, *earlier}),
         "metrics": evaluate.summary(result.candidate),
         lora.EXPERTS: {
             domain: {"folder": one.folder, "sha256": one.attached.sha256, "examples": one.examples}
@@ -205,6 +209,15 @@ def _by_home(groups: Sequence[Sequence[Example]], pages: Sequence[Page]) -> dict
     for group, one in zip(groups, pages, strict=True):
         found.setdefault(experts.home(group), []).append(one)
     return found
+
+
+def _to_keep_back_first(groups: Sequence[list[Example]]) -> list[list[Example]]:
+    """In an order in which those that only tell when to stop may come first: what users said comes last."""
+
+    def place(group: Sequence[Example]) -> tuple[bool, str]:
+        return any(one.kind in FROM_USERS for one in group), digest(group[0].example_id)
+
+    return sorted(groups, key=place)
 
 
 def _item(model: LanguageModel, example: Example) -> Item:

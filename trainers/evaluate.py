@@ -107,13 +107,13 @@ def compare(
         progress(done, total)
 
     seen = 0
-    for share, level in gate.LOOKS:
+    for share, level, guard_level in gate.LOOKS:
         upto = round(share * len(pages))
         block = [example for one in pages[seen:upto] for example in one]
         seen = upto
         for one, so_far in zip(arms, scores, strict=True):
             so_far += serve(model, one.attached, block, kept, max_new_tokens, count)
-        decision = gate.decide(_pairs(scores[0], scores[1]), seed=seed, level=level)
+        decision = gate.decide(_pairs(scores[0], scores[1]), seed=seed, level=level, guard_level=guard_level)
         if gate.is_certain(decision):
             break
     return Comparison(scores[0], scores[1], decision)

@@ -38,18 +38,20 @@ def build(
     search: Search,
     answered: Sequence[Answered] = (),
     replay: Sequence[Example] = (),
+    known: Mapping[str, bool] | None = None,
     recipe: Recipe = Recipe(),
     seed: int = 0,
     episode: int = 0,
 ) -> list[Example]:
     """Examples with their split set: train, fresh, anchor, noise, abstain. The same input gives the same list.
 
-    `chunks` are the newest ones first, `replay` the examples of earlier episodes with the split they had. No document
-    occurs, be it as a distractor, both in train and in another split; a document keeps the side that replay shows.
-    Examples with the same passages follow each other.
+    `chunks` are the newest ones first, `replay` the examples of earlier episodes with the split they had, and `known`
+    the `sides` of documents, by default those that `replay` shows. No document occurs, be it as a distractor, both in
+    train and in another split, and no question is asked in both; a document keeps its side. Examples with the same
+    passages follow each other.
     """
     earlier = list({example.example_id: example for example in replay}.values())
-    known = sides(earlier)
+    known = sides(earlier) if known is None else known
     documents = {hit.document_id for hit in [*chunks, *(hit for item in answered for hit in item.hits)]}
     held_out = hold_out(documents, seed, recipe.held_out, known)
     again = _drawn([one for one in earlier if one.split == "train"], round(recipe.replay * recipe.train))
@@ -136,10 +138,16 @@ def _capped(examples: Sequence[Example], split: str, limit: int) -> list[Example
 
 
 def _unleaked(examples: Sequence[Example]) -> list[Example]:
-    """Without training examples that show a document of an evaluation set."""
+    """Without training examples that show a document of an evaluation set, or ask what is asked there, as two editions
+    of a document do."""
 
     def documents(example: Example) -> set[str]:
         return {example.document_id, *(passage.document_id for passage in example.passages)}
 
-    tested = {document for example in examples if example.split != "train" for document in documents(example)}
-    return [example for example in examples if example.split != "train" or not documents(example) & tested]
+    tested = [example for example in examples if example.split != "train"]
+    shown, asked = {one for example in tested for one in documents(example)}, {example.question for example in tested}
+    return [
+        example
+        for example in examples
+        if example.split != "train" or not (documents(example) & shown or example.question in asked)
+    ]

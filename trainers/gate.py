@@ -20,13 +20,12 @@ Outcome = Literal["promote", "reject", "inconclusive"]
 FRESH = "fresh"
 # How far a guard's mean may fall, with confidence: shares of 1, and nats per token for general text.
 MARGINS: Mapping[str, float] = {"anchor": 0.05, "noise": 0.05, "abstain": 0.1, "general": 0.05}
-# The chance that a guard which in truth fell to its margin passes. At the 5% of the win a few dozen items would have to
-# gain a tenth to show that they lost nothing, and hardly anything would serve after the first adapter.
-GUARD_LEVEL = 0.2
 RESAMPLES = 4000
-# The share of the items by each look, and the chance of a wrong promotion that is spent there: 0.05 in all, by the
-# spending function of Lan and DeMets (1983) that is like O'Brien and Fleming's bounds.
-LOOKS: Sequence[tuple[float, float]] = ((0.5, 0.0056), (0.75, 0.018), (1.0, 0.0264))
+# The share of the items by each look, the chance of a wrong promotion that is spent there (0.05 in all, by the spending
+# function of Lan and DeMets (1983) that is like O'Brien and Fleming's bounds), and the level of the guards there: one
+# that in truth fell to its margin passes all looks together with a chance of 0.19. At the 5% of the win a few dozen
+# items would have to gain a tenth to show that they lost nothing, and hardly anything would serve after the first.
+LOOKS: Sequence[tuple[float, float, float]] = ((0.5, 0.0056, 0.02), (0.75, 0.018, 0.07), (1.0, 0.0264, 0.18))
 SPREAD = 0.45  # standard deviation of an item's paired difference in F1, as seen in cycles of the default model
 POWER = 0.8
 _DEVIATES = NormalDist().inv_cdf(1 - LOOKS[-1][1]) + NormalDist().inv_cdf(POWER)  # from no gain to one that is seen
@@ -71,7 +70,7 @@ def decide(
     min_items: int = 20,
     min_documents: int = 8,
     level: float = LOOKS[-1][1],
-    guard_level: float = GUARD_LEVEL,
+    guard_level: float = LOOKS[-1][2],
 ) -> Decision:
     """Promote only a proven gain on fresh with every guard proven within its margin.
 

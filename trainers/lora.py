@@ -77,6 +77,13 @@ def prepare(model: Any, settings: Settings, start: Path | None = None, base: str
         model.train()  # transformers recomputes in this mode alone; there is no dropout
 
 
+def has_shape(directory: Path, settings: Settings) -> bool:
+    """Whether the adapter in `directory` can be gone on with under these settings. Raises what `read_card` raises."""
+    was = read_card(directory)["settings"]
+    wanted = (settings.rank, list(settings.targets), settings.first_layer)
+    return (was["rank"], was["targets"], was["first_layer"]) == wanted
+
+
 def fork(model: Any, settings: Settings, name: str) -> None:
     """Put a copy of the adapter that `prepare` made beside it, active and ready to be trained in its place."""
     import peft

@@ -96,7 +96,7 @@ def answers_loss(model: Any, page: Page, hidden: Any) -> Any:
         start = first + len(item.answer)
     logits = model.get_output_embeddings()(hidden[0, places]).float()
     losses = torch.nn.functional.cross_entropy(logits, torch.tensor(targets, device=hidden.device), reduction="none")
-    return losses @ torch.tensor(weights, device=hidden.device)
+    return (losses * torch.tensor(weights, device=hidden.device)).sum()  # autocast would round a product of matrices
 
 
 def total_weight(pages: Iterable[Page]) -> float:

@@ -148,8 +148,9 @@ def _dressed(passage: Passage, layout: Layout, rng: random.Random) -> Passage:
         return replace(passage, text=textwrap.fill(passage.text, rng.randint(50, 80), break_long_words=False))
     if look == "list":
         return replace(passage, text="\n".join(f"- {part}" for part in sentences(passage.text)))
-    if look == "heading":
-        return replace(passage, text=f"{re.split(', | > ', passage.location)[-1]}\n\n{passage.text}")
+    heading = re.split(", | > ", passage.location)[-1]
+    if look == "heading" and not passage.text.startswith(heading):
+        return replace(passage, text=f"{heading}\n\n{passage.text}")
     return passage
 
 

@@ -22,6 +22,9 @@ MOST_PER_DOCUMENT = 12
 _WORDS = re.compile(r"\w+")
 
 
+FROM_USERS = frozenset({"feedback", "given"})  # the kinds of questions that are not made from documents
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """A question whose answer is known to be right, and the chunks that were found for it."""
@@ -83,8 +86,11 @@ def mixed_drafts(hits: Sequence[Hit], seed: int) -> Iterator[tuple[Hit, question
     """One document's drafts, the kinds mixed."""
     rng = random.Random(f"{seed}:{hits[0].document_id}")
     queues: dict[str, list[tuple[Hit, questions.Draft]]] = {}
-    for hit in hits:
-        for draft in questions.drafts(hit.text, hit.headings):
+    opened: set[tuple[str, ...]] = set()
+    for at, hit in enumerate(sorted(hits, key=lambda hit: hit.position)):
+        opens = hit.position == at and hit.headings not in opened  # whatever comes before is here too
+        opened.add(hit.headings)
+        for draft in questions.drafts(hit.text, hit.headings if opens else ()):
             queues.setdefault(draft.kind, []).append((hit, draft))
     for queue in queues.values():
         rng.shuffle(queue)
@@ -96,8 +102,11 @@ def mixed_drafts(hits: Sequence[Hit], seed: int) -> Iterator[tuple[Hit, question
 
 
 def excerpt(hit: Hit, sentence: int, words: int) -> Passage:
-    """The sentence of a chunk with its neighbours, as a passage."""
-    text = questions.window(questions.sentences(hit.text), sentence, words)
+    """The sentence of a chunk with its neighbours, under the chunk's heading, as a passage."""
+    parts = questions.sentences(hit.text)
+    text = questions.window(parts, sentence, words)
+    if parts[0] in hit.headings and not text.startswith(parts[0]):
+        text = f"{parts[0]}\n\n{text}"
     return Passage(hit.chunk_id, hit.document_id, text, hit.location, hit.domain)
 
 

@@ -71,7 +71,7 @@ def train(
     started = written = time.monotonic()
     spent = state.seconds
     loss_of = _Loss(model, settings)
-    planned = settings.max_steps if settings.minutes > 0 else 0
+    planned = _planned(state, settings)
     for step, batch in enumerate(batches(pages, settings)):
         if step < state.step:
             continue  # done before the kill
@@ -93,9 +93,7 @@ def train(
         state.examples += sum(len(page.items) for page in batch)
         state.tokens += sum(page.tokens for page in batch)
         state.seconds = spent + time.monotonic() - started
-        # Where the time will not do for all steps, the rate falls to zero by the last one that fits.
-        fitting = int((60 * settings.minutes - state.seconds) / (state.seconds / state.step))
-        planned = min(settings.max_steps, state.step + max(0, fitting))
+        planned = _planned(state, settings)
         if held_out and (state.step >= planned or state.step % max(1, planned // CHECKS) == 0):
             _check(state, loss_of, held_out, weights)
         progress(state.step, planned)
@@ -139,6 +137,14 @@ def rate(step: int, steps: int, warmup: float) -> float:
     """The share of the learning rate at a step, counted from 0: a linear rise, then a linear fall."""
     rising = max(1, round(warmup * steps))
     return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
+
+
+def _planned(state: State, settings: lora.Settings) -> int:
+    """The steps that fit into the time, by those that are done, up to `max_steps`: the rate is zero after the last."""
+    left = 60 * settings.minutes - state.seconds
+    if not state.step:
+        return settings.max_steps if left > 0 else 0
+    return min(settings.max_steps, state.step + max(0, int(left / (state.seconds / state.step))))
 
 
 class _Loss:

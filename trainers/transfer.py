@@ -15,10 +15,11 @@ Matrix = dict[int, dict[int, float]]  # cycle -> episode -> mean F1 of what serv
 
 
 def matrix(runs: Sequence[Run]) -> Matrix:
-    """A row for each cycle that measured something, oldest first, of the adapter that served after it."""
+    """A row for each cycle that measured something, oldest first, of the adapter that served after it. A control is
+    none: what it measures never served."""
     rows: Matrix = {}
     for run in sorted(runs, key=lambda one: one.run):
-        if episodes := run.metrics.get("episodes"):
+        if run.decision != "control" and (episodes := run.metrics.get("episodes")):
             row = episodes["candidate" if run.decision == "promote" else "incumbent"]
             rows[run.run] = {int(episode): value for episode, value in row.items()}
     return rows

@@ -74,7 +74,8 @@ def draw_cycles(runs: Sequence[Json], path: Path) -> None:
     General text, in nats, has an axis of its own. Raises UsageError when no cycle has measured anything."""
     from matplotlib.ticker import MaxNLocator
 
-    measured = sorted((run for run in runs if "fresh_f1" in run["metrics"]), key=lambda run: run["run"])
+    cycles = [run for run in runs if run["decision"] != "control" and "fresh_f1" in run["metrics"]]
+    measured = sorted(cycles, key=lambda run: run["run"])
     if not measured:
         raise UsageError("no cycle has measured anything yet; `memex refresh` runs one")
     figure = _figure(7.5, 6.0)

@@ -12,7 +12,7 @@ import pytest
 
 from daemon import operations, render
 from daemon.cli import main
-from daemon.collecting import collect, plan
+from daemon.collecting import answered, collect, plan
 from daemon.evaluation import plot
 from daemon.exporting import export_adapter
 from daemon.quarantine import Quarantine
@@ -21,6 +21,7 @@ from store.errors import Corrupt, NotFound, UsageError
 from store.types import Hit, Retrieval
 from tests.daemon.conftest import World
 from trainers import lora
+from trainers.examples import sides
 
 CREATURES = ("heron", "otter", "badger", "marten", "falcon", "lizard", "beetle", "salmon", "spider", "turtle")
 
@@ -91,6 +92,25 @@ def test_an_answer_taken_from_quarantine_teaches_nothing_unless_corrected(zoo: W
     assert not quarantine.touches_answer(answered(new))
     assert not quarantine.touches_answer(answered(old, "a correction"))
     assert not Quarantine(zoo.runtime.memory, ()).touches_answer(answered(old))
+
+
+def test_the_last_word_on_a_question_is_the_one_that_counts(zoo: World) -> None:
+    runtime = zoo.runtime
+    for answer in ("5 kilograms", "7 kilograms"):
+        asked = operations.search(runtime, "How much does the heron weigh?")
+        operations.feedback(runtime, asked["retrieval_id"], "bad", answer)
+    (said,) = answered(runtime, Quarantine(runtime.memory, ()), lambda question, k: [])
+    assert said.answer == "7 kilograms"
+
+
+def test_quarantine_leaves_its_neighbours_on_their_side(zoo: World) -> None:
+    memory = zoo.runtime.memory
+    run = memory.journal.begin_run(trigger="test", move=1, incumbent=None)
+    before = collect(zoo.runtime, episode=run)
+    memory.journal.add_examples(run, before)
+    zoo.reopen(refresh=Refresh(quarantine=("path:*ter.md", "path:heron.md")))
+    was, now = sides(before), sides(collect(zoo.runtime, episode=run + 1))
+    assert {document: side for document, side in now.items() if was.get(document, side) is not side} == {}
 
 
 def test_a_whole_source_may_be_in_quarantine(zoo: World) -> None:
@@ -178,5 +198,7 @@ def test_the_cycles_are_drawn(tmp_path: Path) -> None:
     drawn = (tmp_path / "cycles.png").read_bytes()
     assert drawn.startswith(b"\x89PNG")
     assert drawn != (tmp_path / "fewer.png").read_bytes()
+    plot.draw_cycles([*runs, cycle(4, "control", 0.9)], tmp_path / "controlled.png")
+    assert drawn == (tmp_path / "controlled.png").read_bytes()
     with pytest.raises(UsageError, match="no cycle has measured anything"):
         plot.draw_cycles([failed], tmp_path / "none.png")

@@ -11,7 +11,7 @@ from trainers import examples, questions
 from trainers.examples import Recipe, build, hold_out
 from trainers.pages import Layout
 from trainers.prompt import ABSENT
-from trainers.sources import Answered
+from trainers.sources import Answered, excerpt, mixed_drafts
 
 LAYOUT = Layout(passages=3, spread=False, adversarial=0.0, varied=False)
 RECIPE = Recipe(train=40, fresh=12, noise=6, abstain=4, anchor=5, layout=LAYOUT)
@@ -123,6 +123,47 @@ def test_the_same_input_gives_the_same_examples(corpus: list[Hit]) -> None:
 
 def test_what_retrieval_does_not_find_is_not_asked(corpus: list[Hit]) -> None:
     assert build(corpus, lambda question, k: [], recipe=RECIPE) == []
+
+
+def test_two_editions_of_a_document_do_not_have_a_question_on_both_sides() -> None:
+    """A search finds both, as their numbers differ."""
+    hits = [
+        make_hit(f"{edition}-{number}", 0, f"The tool {name}er is a device that joins {name} parts. Edition {edition}.")
+        for number, name in enumerate("abcdefghijklmnopqrst")
+        for edition in (1, 2)
+    ]
+    built = build(hits, word_search(hits), recipe=RECIPE, seed=1)
+    learned, asked = ({one.question for one in built if (one.split == "train") is side} for side in (True, False))
+    assert learned
+    assert asked
+    assert not learned & asked
+
+
+def test_a_section_begins_where_its_first_chunk_does() -> None:
+    """Each chunk stands under its section's heading, the later ones too, and after those of its parts."""
+    trail, part = ("Otters",), ("Otters", "Food")
+    hits = [
+        make_hit("d", 0, "Otters\n\nThe otters live in the rivers.", trail),
+        make_hit("d", 1, "Otters\n\nThe otters sleep on the banks.", trail),
+        make_hit("d", 2, "Food\n\nFish is the food of otters.", part),
+        make_hit("d", 3, "Otters\n\nThe otters are seen at dusk.", trail),
+    ]
+    asked = {draft.question: draft.answer for _, draft in mixed_drafts(hits, 0) if draft.kind == "heading"}
+    assert asked == {
+        "What does the section Otters begin with?": "The otters live in the rivers.",
+        "What does the section Food begin with?": "Fish is the food of otters.",
+    }
+    later = [draft for _, draft in mixed_drafts(hits[1:], 0) if draft.kind == "heading"]
+    assert later == [], "what comes before is not known"
+
+
+def test_a_passage_stands_under_its_heading() -> None:
+    text = "Otters\n\nThe otters live here. " + "And so on it goes. " * 20 + "The end is near."
+    hit = make_hit("d", 0, text, ("Otters",))
+    last = len(questions.sentences(text)) - 1
+    assert excerpt(hit, last, 8).text == "Otters\n\nThe end is near."
+    assert excerpt(hit, 1, 5).text == "Otters The otters live here."
+    assert excerpt(replace(hit, headings=()), last, 8).text == "The end is near."
 
 
 def test_accepted_answers_come_first_with_the_passage_that_holds_them(corpus: list[Hit]) -> None:

@@ -181,6 +181,23 @@ def test_the_budget_ends_training(tiny_path: Path) -> None:
         train(model.model, [], [], SETTINGS)
 
 
+def test_the_time_that_was_spent_before_a_kill_counts(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one step more is taken, at a rate as if all were still to come."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    model, file = prepared(tiny_path), tmp_path / "c.safetensors"
+
+    def kill(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model.model, make_pages(model), [], SETTINGS, kill, file)
+    over = dataclasses.replace(SETTINGS, minutes=1e-6)
+    assert len(train(prepared(tiny_path).model, make_pages(model), [], over, resume=file).losses) == 3
+
+
 def test_an_adapter_goes_on_from_another(tiny_path: Path, tmp_path: Path) -> None:
     model = prepared(tiny_path)
     train(model.model, make_pages(model), [], SETTINGS)
@@ -195,5 +212,8 @@ def test_an_adapter_goes_on_from_another(tiny_path: Path, tmp_path: Path) -> Non
     with pytest.raises(Corrupt, match="another base model"):
         lora.prepare(other.model, SETTINGS, tmp_path / "a", "another")
     other = LanguageModel.load(tiny_path, device="cpu")
+    assert lora.has_shape(tmp_path / "a", SETTINGS)
+    for change in ({"rank": SETTINGS.rank + 1}, {"targets": ("q_proj",)}, {"first_layer": 1}):
+        assert not lora.has_shape(tmp_path / "a", dataclasses.replace(SETTINGS, **change))
     with pytest.raises(Corrupt, match="warm_start"):
         lora.prepare(other.model, dataclasses.replace(SETTINGS, first_layer=1), tmp_path / "a", other.fingerprint)

@@ -22,6 +22,8 @@ def test_the_row_of_a_cycle_is_of_what_served_after_it() -> None:
     assert matrix(runs) == {1: {1: 0.6}, 2: {1: 0.6, 2: 0.3}, 3: {1: 0.5, 3: 0.9}}
     assert backward_transfer(matrix(runs)) == pytest.approx(-0.1)
     assert backward_transfer(matrix(runs[1:])) == pytest.approx(0.0)
+    control = run(4, "control", {"1": 0.0, "3": 0.0}, {"1": 0.1, "3": 0.1})
+    assert matrix([*runs, control]) == matrix(runs), "what a control measures never served"
 
 
 def test_nothing_measured_is_no_figure() -> None:
