@@ -82,17 +82,20 @@ def recipe(runtime: Runtime, control: Control | None = None) -> Recipe:
     return replace(made, alone=True) if control == "no-distractors" else made
 
 
-def power(runtime: Runtime) -> str:
-    """What a cycle can find out within its budget, said beforehand."""
-    settings = runtime.settings.refresh
-    items, needed = recipe(runtime).fresh, gate.items_for(settings.min_gain)
-    told = (
-        f"{items} fresh items show a gain of {gate.detectable(items):.2f} with {gate.POWER:.0%} chance"
-        if items
-        else "no items"
-    )
+def power(runtime: Runtime, made: Sequence[Example]) -> str:
+    """What a cycle can find out with these examples, said before it trains on them."""
+    fresh = [one for one in made if one.split == gate.FRESH]
+    items, documents, settings = len(fresh), len({one.document_id for one in fresh}), runtime.settings.refresh
+    told = f"{items} fresh items from {documents} documents"
+    if items < gate.LEAST_ITEMS or documents < gate.LEAST_DOCUMENTS:
+        least = f"at least {gate.LEAST_ITEMS} from {gate.LEAST_DOCUMENTS}"
+        return f"{told} are too few to tell ({least}): ingest more, or raise refresh.minutes"
+    told += f" show a gain of {gate.detectable(items):.2f} with {gate.POWER:.0%} chance"
+    needed = gate.items_for(settings.min_gain)
     if items >= needed:
         return told
+    if items < recipe(runtime).fresh:
+        return f"{told}; for {settings.min_gain:g} (refresh.min_gain) ingest more: it takes {needed}"
     minutes = needed * 2 * SECONDS_PER_ITEM / 60 / (1 - TRAINING_SHARE)
     return f"{told}; for {settings.min_gain:g} (refresh.min_gain) set refresh.minutes = {minutes:.0f}"
 
@@ -105,7 +108,7 @@ def plan(runtime: Runtime, whole: bool = False) -> Json:
         "dry_run": True,
         "examples": len(examples),
         "counts": dict(Counter(example.split for example in examples)),
-        "power": power(runtime),
+        "power": power(runtime, examples),
         "shown": [
             {key: getattr(example, key) for key in ("split", "kind", "question", "target", "document_id")}
             for example in examples

@@ -16,7 +16,7 @@ from daemon.query_tuning import tune
 from daemon.runtime import Runtime
 from daemon.settings import Control
 from store.errors import TrainingFailed
-from store.types import Ended, Head, Run
+from store.types import Ended, Example, Head, Run
 from trainers import cycle, examples, experts, lora
 from trainers.child import run_child
 from trainers.model import first_layer, resolve
@@ -43,10 +43,11 @@ def refresh(
     """
     memory, head, write = runtime.memory, runtime.memory.head(), runtime.write
     run, folder = _begun(runtime, f"{CONTROL} {control}" if control else trigger, head, control)
-    on_progress({"stage": f"collect ({power(runtime)})", "done": 0, "total": 1})
+    on_progress({"stage": "collect", "done": 0, "total": 1})
     try:
         if not (folder / cycle.JOB).is_file():
-            _prepare(runtime, run, folder, head, control)
+            made = _prepare(runtime, run, folder, head, control)
+            on_progress({"stage": f"collect ({power(runtime, made)})", "done": 1, "total": 1})
         if control == "aa":
             _train_the_other(runtime, folder, on_progress, stop)
         evidence = _train_and_evaluate(runtime, folder, on_progress, stop)
@@ -114,7 +115,7 @@ def folder_of(runtime: Runtime, run: int) -> Path:
     return runtime.settings.state_dir / "refresh" / f"{run:04d}"
 
 
-def _prepare(runtime: Runtime, run: int, folder: Path, head: Head, control: Control | None) -> None:
+def _prepare(runtime: Runtime, run: int, folder: Path, head: Head, control: Control | None) -> list[Example]:
     """Put the run's examples into the catalogue, and with its job into its folder. Raises TrainingFailed."""
     made = collect(runtime, run, control)
     if not any(example.split == "train" for example in made):
@@ -124,6 +125,7 @@ def _prepare(runtime: Runtime, run: int, folder: Path, head: Head, control: Cont
     else:  # what a control shows is no part of what was learned
         runtime.write(lambda: runtime.memory.journal.add_examples(run, made))
     cycle.write_job(folder, _job(runtime, head), made)
+    return made
 
 
 def _job(runtime: Runtime, head: Head) -> cycle.Job:

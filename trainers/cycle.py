@@ -86,7 +86,7 @@ def run(run_dir: Path) -> None:
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
     settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=_is_short(job.memory_mb))
     learned = [example for example in given if example.split == "train"]
-    groups = _to_keep_back_first(examples.by_passages(learned))
+    groups = kept_back_first(examples.by_passages(learned))
     pages = [page([_item(model, example) for example in group]) for group in groups]
     kept_back = len(pages) // KEPT_BACK
     planned = experts.plan(groups[kept_back:])
@@ -211,7 +211,7 @@ def _by_home(groups: Sequence[Sequence[Example]], pages: Sequence[Page]) -> dict
     return found
 
 
-def _to_keep_back_first(groups: Sequence[list[Example]]) -> list[list[Example]]:
+def kept_back_first(groups: Sequence[list[Example]]) -> list[list[Example]]:
     """In an order in which those that only tell when to stop may come first: what users said comes last."""
 
     def place(group: Sequence[Example]) -> tuple[bool, str]:

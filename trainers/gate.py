@@ -28,6 +28,7 @@ RESAMPLES = 4000
 LOOKS: Sequence[tuple[float, float, float]] = ((0.5, 0.0056, 0.02), (0.75, 0.018, 0.07), (1.0, 0.0264, 0.18))
 SPREAD = 0.45  # standard deviation of an item's paired difference in F1, as seen in cycles of the default model
 POWER = 0.8
+LEAST_ITEMS, LEAST_DOCUMENTS = 20, 8  # fresh ones that a decision takes
 _DEVIATES = NormalDist().inv_cdf(1 - LOOKS[-1][1]) + NormalDist().inv_cdf(POWER)  # from no gain to one that is seen
 
 
@@ -67,8 +68,8 @@ def decide(
     pairs: Sequence[Pair],
     seed: int = 0,
     margins: Mapping[str, float] = MARGINS,
-    min_items: int = 20,
-    min_documents: int = 8,
+    min_items: int = LEAST_ITEMS,
+    min_documents: int = LEAST_DOCUMENTS,
     level: float = LOOKS[-1][1],
     guard_level: float = LOOKS[-1][2],
 ) -> Decision:

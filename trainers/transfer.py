@@ -2,6 +2,8 @@
 
 Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning" (2017): R[t][i] is the score on episode i after
 cycle t, and backward transfer the mean of R[T][i] - R[i][i]; below 0, something was forgotten.
+
+A cycle asks again what the reservoir drew of an earlier episode, not all of it: small differences are chance.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ def _noise(axis: Any, one: Json, style: str) -> None:
 
 def draw_cycles(runs: Sequence[Json], path: Path) -> None:
     """Each cycle's candidate on its five sets, the incumbent on the same items (hollow), and what was promoted.
-    General text, in nats, has an axis of its own. Raises UsageError when no cycle has measured anything."""
+    General text, in nats, has an axis of its own, the bare model hollow. Raises UsageError when no cycle has measured
+    anything."""
     from matplotlib.ticker import MaxNLocator
 
     cycles = [run for run in runs if run["decision"] != "control" and "fresh_f1" in run["metrics"]]

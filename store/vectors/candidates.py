@@ -72,11 +72,11 @@ def find(table: Any, n: int, filters: Filters, sought: Sought) -> list[Candidate
     ordered = sorted(rows)
     # Not public, but what `take` itself calls; rows by their address cost no look-up.
     taken = table._take_rows(ordered, columns=["vector", "boost"])
-    rows_of = matrix(taken["vector"])
-    nearness = np.round((rows_of @ sought.vector).astype(float), DIGITS).tolist()
+    rows_of = matrix(taken["vector"]).astype(float)  # else the last digit depends on where the rows lie in memory
+    nearness = np.round(rows_of @ sought.vector, DIGITS).tolist()
     similarity = nearness
     if sought.own is not None:
-        similarity = np.round((rows_of @ sought.own).astype(float), DIGITS).tolist()
+        similarity = np.round(rows_of @ sought.own, DIGITS).tolist()
     return [
         Candidate(row, alike, near_by, scores.get(row), boost)
         for row, alike, near_by, boost in zip(ordered, similarity, nearness, taken["boost"].to_pylist(), strict=True)

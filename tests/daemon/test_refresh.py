@@ -18,7 +18,7 @@ from daemon.settings import Generator, Refresh, Rule, Source
 from store.errors import TrainingFailed
 from tests.daemon.conftest import World
 from tests.daemon.test_learning import CREATURES, text
-from tests.trainers.conftest import tiny_path  # noqa: F401 - a fixture
+from tests.trainers.conftest import make_example, tiny_path  # noqa: F401 - a fixture
 from trainers import answers, cycle, examples, experts, gate, lora
 from trainers.child import run_child
 
@@ -37,11 +37,23 @@ def learn(world: World, stop: threading.Event | None = None, **how: Any) -> dict
 
 
 def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World) -> None:
-    told = power(farm.runtime)
-    assert told.startswith(f"{recipe(farm.runtime).fresh} fresh items show a gain of ")
-    assert "set refresh.minutes = " in told
+    def told(items: int, documents: int) -> str:
+        fresh = [replace(make_example(number % documents, "fresh"), example_id=str(number)) for number in range(items)]
+        return power(farm.runtime, fresh)
+
+    stages: list[str] = []
+    refresh(farm.runtime, trigger="test", on_progress=lambda at: stages.append(at["stage"]), stop=threading.Event())
+    assert stages[0] == "collect"
+    assert "fresh items from" in stages[1]
+    farm.reopen(refresh=Refresh(minutes=6.0))
+    full = recipe(farm.runtime).fresh
+    assert told(full, 20).startswith(f"{full} fresh items from 20 documents show a gain of ")
+    assert "set refresh.minutes = " in told(full, 20)
+    assert "ingest more: it takes " in told(full - 1, 20), "more minutes would not help"
+    assert "too few to tell (at least 20 from 8)" in told(full, 7)
+    assert "too few to tell" in told(19, 19)
     farm.reopen(refresh=Refresh(minutes=60.0))
-    assert "set refresh.minutes" not in power(farm.runtime)
+    assert "set refresh.minutes" not in told(recipe(farm.runtime).fresh, 20)
 
 
 def test_a_cycle_that_was_stopped_is_gone_on_with(farm: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,7 +209,8 @@ class Witness(RuleBasedStateMachine):
         head = answer.state.head
         assert (head.move, _serving(head)) == (past.move, _serving(past))
         assert self.told(answer) == past.live
-        assert found(answer.hits) == past.hits
+        ours = found(answer.hits)
+        assert ours == past.hits, [pair for pair in zip(ours, past.hits, strict=False) if pair[0] != pair[1]]
         vectors = self.memory.vectors.vectors(head.generation, head.version)
         assert vectors.keys() == {hit.chunk_id for hit in answer.hits}
         assert all(np.array_equal(vectors[hit.chunk_id], _embedded(hit.text)) for hit in answer.hits)

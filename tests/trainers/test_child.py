@@ -6,6 +6,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from store.errors import TrainingFailed
 from tests.trainers.conftest import make_example
-from trainers import cycle, gate, lora
+from trainers import cycle, evaluate, gate, lora
 from trainers.child import run_child
 from trainers.cycle import Job
 from trainers.model import LanguageModel
@@ -68,6 +69,37 @@ def test_a_run_leaves_an_adapter_and_evidence_item_by_item(tiny_path: Path, tmp_
     asked = [item for item in repeated["items"] if item["set"] != "general"]  # that is held against the bare model
     assert asked
     assert all(item["candidate"] == item["incumbent"] for item in asked)
+
+
+def test_what_users_said_is_trained_on() -> None:
+    """They come first of what is found, so it was their pages that only told when to stop."""
+    groups = [[make_example(number)] for number in range(24)]
+    said = [
+        [replace(one, kind=kind) for one in group] for group, kind in zip(groups, ("feedback", "given"), strict=False)
+    ]
+    ordered = cycle.kept_back_first([*said, *groups[2:]])
+    assert {one.example_id for group in ordered[-2:] for one in group} == {"etrain0", "etrain1"}
+    assert ordered == cycle.kept_back_first([*groups[2:], *said]), "whatever order they are found in"
+
+
+def test_a_card_names_the_document_of_each_question(tiny_path: Path, tmp_path: Path) -> None:
+    """The passage may be left out, but a blank's question repeats its sentence."""
+    absent = replace(make_example(50, gold=False), document_id="asked about")
+    cycle.write_job(tmp_path, job(tiny_path), [*ITEMS, absent])
+    run_child(tmp_path, nice=0)
+    assert "asked about" in lora.read_card(tmp_path / cycle.ADAPTER)["documents"]
+
+
+def test_general_text_is_held_against_the_bare_model(tiny_path: Path, tmp_path: Path) -> None:
+    """Else what each cycle may lose would add up."""
+    cycle.write_job(tmp_path / "1", job(tiny_path), ITEMS)
+    run_child(tmp_path / "1", nice=0)
+    first = str(tmp_path / "1" / cycle.ADAPTER)
+    cycle.write_job(tmp_path / "2", job(tiny_path, incumbent=first, start=first), ITEMS)
+    found = run_child(tmp_path / "2", nice=0)
+    general = [item["incumbent"] for item in found["items"] if item["set"] == "general"]
+    bare = [one.value for one in evaluate.general(LanguageModel.load(tiny_path, device="cpu"))]
+    assert general == pytest.approx(bare, abs=1e-5)
 
 
 def test_a_failing_child_tells_the_end_of_its_log(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.trainers.conftest import make_example
-from trainers import evaluate, lora
+from trainers import evaluate, gate, lora
 from trainers.answers import Answers
 from trainers.evaluate import score, summary
 from trainers.model import LanguageModel
@@ -83,3 +85,20 @@ def test_evaluation_ends_when_the_decision_is_certain(tiny_path: Path, tmp_path:
     sides = (result.candidate, result.incumbent)
     assert [len([one for one in scores if one.set == "fresh"]) for scores in sides] == [30, 30]
     assert told[-1] == (60, 120)
+
+
+def test_each_look_has_its_levels(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LanguageModel.load(tiny_path, device="cpu")
+    items = [make_example(number, "fresh") for number in range(12)]
+    kept = Answers(tmp_path / "answers.jsonl")
+    kept.keep(model.fingerprint, {one.example_id: "wrong" for one in items})
+    looks: list[tuple[int, float, float]] = []
+
+    def look(pairs: list[gate.Pair], level: float, guard_level: float, **how: Any) -> gate.Decision:
+        looks.append((sum(one.set == "fresh" for one in pairs), level, guard_level))
+        return gate.decide(pairs, level=level, guard_level=guard_level, **how)
+
+    bare = evaluate.arm(model, {})
+    monkeypatch.setattr(evaluate, "gate", SimpleNamespace(**{**vars(gate), "decide": look}))
+    evaluate.compare(model, bare, bare, items, kept, max_new_tokens=4, seed=0)
+    assert looks == [(round(share * 12), *levels) for share, *levels in gate.LOOKS]

@@ -128,11 +128,17 @@ def test_what_retrieval_does_not_find_is_not_asked(corpus: list[Hit]) -> None:
 def test_two_editions_of_a_document_do_not_have_a_question_on_both_sides() -> None:
     """A search finds both, as their numbers differ."""
     hits = [
-        make_hit(f"{edition}-{number}", 0, f"The tool {name}er is a device that joins {name} parts. Edition {edition}.")
-        for number, name in enumerate("abcdefghijklmnopqrst")
+        make_hit(
+            f"{edition}-{number}",
+            0,
+            f"In those days {name} was made in the town of {name.title()}burg. Edition {edition}.",
+        )
+        for number, name in enumerate(f"{one}{other}" for one in "bdfgk" for other in "aeio")
         for edition in (1, 2)
     ]
     built = build(hits, word_search(hits), recipe=RECIPE, seed=1)
+    sides = hold_out({hit.document_id for hit in hits}, 1, RECIPE.held_out)
+    assert {one[2:] for one in sides} & {hit.document_id[2:] for hit in hits if hit.document_id not in sides}
     learned, asked = ({one.question for one in built if (one.split == "train") is side} for side in (True, False))
     assert learned
     assert asked

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from store.errors import Corrupt, TrainingFailed
 from tests.trainers.conftest import make_pages
@@ -64,6 +65,14 @@ def test_weights_of_items_count(tiny_path: Path) -> None:
     plain, doubled = (float(packing.answers_loss(model.model, page, hidden).detach()) for page in (one, heavy))
     assert doubled == pytest.approx(2 * plain)
     assert heavy.weight == 2 * one.weight == 2 * sum(len(item.answer) for item in one.items)
+
+
+def test_the_loss_is_not_rounded_with_half_the_precision(tiny_path: Path) -> None:
+    model = prepared(tiny_path)
+    (page, *_) = make_pages(model)
+    hidden = model.model.get_decoder()(**packing.inputs(page, model.model.device)).last_hidden_state
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert packing.answers_loss(model.model, page, hidden).dtype is torch.float32
 
 
 def test_frozen_layers_run_once_and_change_nothing(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
