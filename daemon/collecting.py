@@ -117,22 +117,26 @@ def plan(runtime: Runtime, whole: bool = False) -> Json:
 
 
 def answered(runtime: Runtime, quarantine: Quarantine, search: Search) -> list[Answered]:
-    """The questions whose answer someone said: judged retrievals, then those of a file. Raises UsageError."""
-    return [*_judged(runtime, quarantine), *_given(runtime, search)]
+    """Questions whose answer someone said, each once: judged retrievals, then those of a file. Raises UsageError."""
+    said: dict[str, Answered] = {}
+    for one in (*_judged(runtime, quarantine), *_given(runtime, search)):
+        said.setdefault(one.question, one)
+    return list(said.values())
 
 
 def _judged(runtime: Runtime, quarantine: Quarantine) -> list[Answered]:
-    """Judged retrievals of which something that they found is left and trusted; the newest weigh the most, and are the
-    last word on their questions."""
-    found: dict[str, Answered] = {}
+    """Judged retrievals of which something that they found is left and trusted; the newest weigh the most. The last
+    word on a question counts, also where it is that the answer was bad and nothing more."""
+    found: dict[str, Answered | None] = {}
     judged = [one for one in runtime.memory.journal.judged(LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
     for age, one in enumerate(judged):
+        if one.query in found:
+            continue
         answer = right_answer(one)
         hits = quarantine.outside(runtime.memory.by_id([hit["chunk_id"] for hit in one.hits]))
-        if answer and hits:
-            weight = 1 + (LATEST_WEIGHT - 1) * (1 - age / LATEST_RETRIEVALS)
-            found.setdefault(one.query, Answered(one.query, answer, tuple(hits), weight=weight))
-    return list(found.values())
+        weight = 1 + (LATEST_WEIGHT - 1) * (1 - age / LATEST_RETRIEVALS)
+        found[one.query] = Answered(one.query, answer, tuple(hits), weight=weight) if answer and hits else None
+    return [one for one in found.values() if one]
 
 
 def _given(runtime: Runtime, search: Search) -> list[Answered]:

@@ -108,10 +108,11 @@ def questions(runtime: Runtime, quarantine: Quarantine, head: Head) -> tuple[lis
         side = frozenset(one for one in trusted if is_held_out(one) is held)
         confirmed = find([], side, search, said, MOST, words=1, k=CUT, seed=0)
         rights = {hit.chunk_id: hit for hit in memory.by_id([one.passage.chunk_id for one in confirmed], head)}
-        known: dict[str, Asked] = {}
-        for one in confirmed:  # newest first, and the last word on a question counts
-            if right := rights.get(one.passage.chunk_id):
-                known.setdefault(one.question, Asked(one.question, right, right.text, one.weight))
+        known = {
+            one.question: Asked(one.question, right, right.text, one.weight)
+            for one in confirmed
+            if (right := rights.get(one.passage.chunk_id))
+        }
         made = retriever.made((hit for hit in chunks if hit.document_id in side), 2 * MOST)  # some are taken out below
         of_sides.append([*known.values(), *(one for one in made if one.text not in known)])
     learned, asked = of_sides[0][:MOST], of_sides[1]

@@ -19,10 +19,8 @@ Search = Callable[[str, int], Sequence[Hit]]
 # Of ten questions on a document about five definitions, three blanks, an entry of a table or list, and a heading.
 MIXTURE = {"definition": 5.0, "cloze": 3.0, "entry": 1.0, "heading": 1.0}
 MOST_PER_DOCUMENT = 12
-_WORDS = re.compile(r"\w+")
-
-
 FROM_USERS = frozenset({"feedback", "given"})  # the kinds of questions that are not made from documents
+_WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)

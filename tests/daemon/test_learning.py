@@ -103,6 +103,9 @@ def test_the_last_word_on_a_question_is_the_one_that_counts(zoo: World) -> None:
         operations.feedback(runtime, asked["retrieval_id"], "bad", answer)
     (said,) = answered(runtime, Quarantine(runtime.memory, ()), lambda question, k: [])
     assert said.answer == "7 kilograms"
+    asked = operations.search(runtime, "How much does the heron weigh?")
+    operations.feedback(runtime, asked["retrieval_id"], "bad")
+    assert answered(runtime, Quarantine(runtime.memory, ()), lambda question, k: []) == []
 
 
 def test_quarantine_leaves_its_neighbours_on_their_side(zoo: World) -> None:

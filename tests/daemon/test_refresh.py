@@ -13,7 +13,7 @@ import pytest
 from daemon import operations, render
 from daemon.collecting import collect, power, recipe
 from daemon.exporting import export_adapter
-from daemon.refresh import MOST_RESUMES, folder_of, refresh, resumable
+from daemon.refresh import MOST_RESUMES, _job, folder_of, refresh, resumable
 from daemon.settings import Generator, Refresh, Rule, Source
 from store.errors import TrainingFailed
 from tests.daemon.conftest import World
@@ -97,6 +97,7 @@ def test_the_questions_side_learns_where_the_generators_part_fails(
     farm: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ended(folder: Path, **how: Any) -> dict[str, Any]:
+        (folder / "checkpoint-bird.safetensors").touch()
         raise TrainingFailed("out of memory")
 
     monkeypatch.setattr("daemon.refresh.run_child", ended)
@@ -105,6 +106,7 @@ def test_the_questions_side_learns_where_the_generators_part_fails(
     (run,) = farm.runtime.memory.journal.runs()
     assert (run.decision, run.reason) == ("failed", "out of memory")
     assert run.metrics["query"]["decision"] in ("promote", "reject", "inconclusive")
+    assert list(folder_of(farm.runtime, run.run).glob("checkpoint*")) == [], "nothing goes on with it"
 
 
 def test_a_control_leaves_the_questions_side_alone(farm: World) -> None:
@@ -217,6 +219,9 @@ def test_experts_are_promoted_answer_and_are_rolled_back_with_their_adapter(
     rules = tuple(Rule(pattern=f"{name}*", domain="bird") for name in ("heron", "falcon", "otter", "badger", "marten"))
     plain = learn(farm)
     assert (plain["decision"], "experts" in plain["metrics"]) == ("promote", False)
+    for rank, start in ((4, None), (8, str(farm.runtime.memory.adapter_folder(plain["adapter"])))):
+        farm.reopen(refresh=Refresh(minutes=1.0, max_steps=3, rank=rank))
+        assert _job(farm.runtime, farm.runtime.memory.head()).start == start, "another shape begins a new one"
     farm.reopen(sources=(Source(path=farm.docs, domain="beast", rules=rules),))
     farm.sync()
     done = learn(farm)

@@ -73,17 +73,18 @@ def test_documents_that_are_gone_from_every_state_leave_the_catalogue(memory: Me
     assert texts(memory, "pins") == {"pinned": ["gone but pinned"]}
 
 
-def test_a_kill_between_the_new_shape_and_the_head(
-    memory: Memory, open_memory: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cut", [KeyboardInterrupt, OSError])
+def test_a_cut_between_the_new_shape_and_the_head(
+    memory: Memory, open_memory: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch, cut: type[BaseException]
 ) -> None:
     add(memory, 60)
     before, head = found(memory), memory.head()
 
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    def cut_off(*_: object, **__: object) -> None:
+        raise cut
 
-    monkeypatch.setattr("store.maintenance.heads.move_head", killed)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr("store.maintenance.heads.move_head", cut_off)
+    with pytest.raises(cut):
         memory.maintain()
     monkeypatch.undo()
     assert (memory.head(), found(memory)) == (head, before)

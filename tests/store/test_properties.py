@@ -23,7 +23,8 @@ CUTS = {
     *(*machine.ROLLBACK, *machine.MAINTAIN, *machine.FORGET),
 }
 
-# Takes a table of which most is deleted, once in 10,000 steps: met as a kill or as an error, not always as both.
+# Met a few times in 50,000 steps, as a kill or as an error but not always as both: the one takes a table of which most
+# is deleted, the other one that has something to tidy just then (`test_maintenance.py` tries both on it).
 RARE = {"store.vectors.upkeep.rewrite", "store.maintenance.heads.move_head"}
 
 
