@@ -117,7 +117,8 @@ def plan(runtime: Runtime, whole: bool = False) -> Json:
 
 
 def answered(runtime: Runtime, quarantine: Quarantine, search: Search) -> list[Answered]:
-    """Questions whose answer someone said, each once: judged retrievals, then those of a file. Raises UsageError."""
+    """The questions whose answer someone said, each with the latest one: of judged retrievals, then those of a file.
+    Raises UsageError."""
     said: dict[str, Answered] = {}
     for one in (*_judged(runtime, quarantine), *_given(runtime, search)):
         said.setdefault(one.question, one)
@@ -125,18 +126,17 @@ def answered(runtime: Runtime, quarantine: Quarantine, search: Search) -> list[A
 
 
 def _judged(runtime: Runtime, quarantine: Quarantine) -> list[Answered]:
-    """Judged retrievals of which something that they found is left and trusted; the newest weigh the most. The last
-    word on a question counts, also where it is that the answer was bad and nothing more."""
-    found: dict[str, Answered | None] = {}
+    """Judged retrievals of which something that they found is left and trusted; the newest come first and weigh the
+    most."""
+    found = []
     judged = [one for one in runtime.memory.journal.judged(LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
     for age, one in enumerate(judged):
-        if one.query in found:
-            continue
         answer = right_answer(one)
         hits = quarantine.outside(runtime.memory.by_id([hit["chunk_id"] for hit in one.hits]))
-        weight = 1 + (LATEST_WEIGHT - 1) * (1 - age / LATEST_RETRIEVALS)
-        found[one.query] = Answered(one.query, answer, tuple(hits), weight=weight) if answer and hits else None
-    return [one for one in found.values() if one]
+        if answer and hits:
+            weight = 1 + (LATEST_WEIGHT - 1) * (1 - age / LATEST_RETRIEVALS)
+            found.append(Answered(one.query, answer, tuple(hits), weight=weight))
+    return found
 
 
 def _given(runtime: Runtime, search: Search) -> list[Answered]:
