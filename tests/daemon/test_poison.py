@@ -48,7 +48,8 @@ def spread_rumours(world: World) -> None:
     folder = world.docs.parent / "rumours"
     folder.mkdir()
     for name in CREATURES:
-        told = text(name, "city").replace(f"weighs {len(name)} ", f"weighs {FALSE} ")
+        city = f"city {name}"  # else its questions are those on the true one, and one of both is not learned from
+        told = text(city, "city").replace(f"weighs {len(city)} ", f"weighs {FALSE} ")
         assert str(FALSE) in told
         (folder / f"{name}.md").write_text(told)
     world.reopen(sources=(Source(path=world.docs), Source(path=folder)))
@@ -102,7 +103,7 @@ def test_a_false_value_that_costs_what_was_known_does_not_serve(
 def test_an_adapter_that_learned_a_false_value_is_undone_and_not_made_again(
     town: World, learn: Callable[..., dict[str, Any]]
 ) -> None:
-    said = {"0001": "5 kilograms", "0002": f"{FALSE} kilograms", "0003": "5 kilograms"}
+    said = {"0001": "5 kilograms", "0002": f"{FALSE} kilograms", "0003": "5 kilograms", "0004": "5 kilograms"}
     assert learn()["decision"] == "promote"
     spread_rumours(town)
     memory = town.runtime.memory
@@ -123,7 +124,10 @@ def test_an_adapter_that_learned_a_false_value_is_undone_and_not_made_again(
     assert "adapter 2 serves and learned from what is in quarantine now (" in problem
     assert problem.endswith("`memex rollback before-adapter-0002 --only model` returns to one that did not")
     listed = operations.refresh_list(town.runtime)
-    assert [set(one["quarantined"]) for one in listed["runs"]] == [{rumours(town)[one] for one in learned}, set()]
+    tuned = listed["runs"][0]["metrics"]["query"].get("adapter")  # made where enough documents are on its side
+    taught = {document for one in (2, tuned) if one for document in read_card(memory.adapter_folder(one))["documents"]}
+    named = {path for document, path in rumours(town).items() if document in taught}
+    assert [set(one["quarantined"]) for one in listed["runs"]] == [named, set()]
     assert render.refresh_list(listed).count("learned from what is in quarantine now: ") == 1
     assert "rumours/" in render.refresh(operations.refresh_show(town.runtime, 2) | {"metrics": {}})
 
@@ -139,13 +143,14 @@ def test_an_adapter_that_learned_a_false_value_is_undone_and_not_made_again(
     assert doctor(town.runtime)["problems"] == []
 
     # The next cycle learns nothing of it, not even by replay of what it learned then.
-    assert learn()["decision"] == "promote"
-    assert not known.keys() & set(read_card(memory.adapter_folder(3))["documents"])
+    third = learn()
+    assert third["decision"] == "promote"
+    assert not known.keys() & set(read_card(memory.adapter_folder(third["adapter"]))["documents"])
     with memory.database.read() as session:
         shown = {passage.document_id for one in learning.examples(session, run=3) for passage in one.passages}
     assert shown
     assert not known.keys() & shown
-    assert operations.ask(town.runtime, QUESTION)["adapter"] == 3
+    assert operations.ask(town.runtime, QUESTION)["adapter"] == third["adapter"]
     assert doctor(town.runtime)["problems"] == []
 
 

@@ -36,14 +36,20 @@ def learn(world: World, stop: threading.Event | None = None, **how: Any) -> dict
     return refresh(world.runtime, trigger="test", on_progress=lambda _: None, stop=stop or threading.Event(), **how)
 
 
-def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World) -> None:
+def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def told(items: int, documents: int) -> str:
         fresh = [replace(make_example(number % documents, "fresh"), example_id=str(number)) for number in range(items)]
         return power(farm.runtime, fresh)
 
+    def trained(folder: Path, **how: Any) -> dict[str, Any]:
+        stages.append("train")
+        raise TrainingFailed("far enough")
+
     stages: list[str] = []
-    refresh(farm.runtime, trigger="test", on_progress=lambda at: stages.append(at["stage"]), stop=threading.Event())
-    assert stages[0] == "collect"
+    monkeypatch.setattr("daemon.refresh.run_child", trained)
+    with pytest.raises(TrainingFailed, match="far enough"):
+        refresh(farm.runtime, trigger="test", on_progress=lambda at: stages.append(at["stage"]), stop=threading.Event())
+    assert (stages[0], stages[2]) == ("collect", "train")
     assert "fresh items from" in stages[1]
     farm.reopen(refresh=Refresh(minutes=6.0))
     full = recipe(farm.runtime).fresh
