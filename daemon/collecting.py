@@ -21,8 +21,9 @@ from trainers.sources import Answered, Search
 NEWEST_DOCUMENTS = 200  # whose chunks questions are made from
 LATEST_RETRIEVALS = 200
 TRAINING_SHARE = 0.7  # of the minutes; the rest is for evaluating
-SECONDS_PER_ITEM = 1.5  # to evaluate one item with both models, on two slow cores
+SECONDS_PER_ANSWER = 0.75  # of one model to one item of evaluation, on two slow cores; each item takes two
 SECONDS_PER_EXAMPLE = 0.5  # to train on it once, on the same
+FRESH_SHARE = 2 / 5  # of the items to evaluate; each of three guards has half as many, or it could not tell its margin
 EPOCHS = 3  # that the training examples are planned for
 MOST_ITEMS = 400
 LATEST_WEIGHT = 2.0  # of the newest judged answer; the oldest that is taken counts as much as a made question
@@ -59,19 +60,20 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
 
 
 def recipe(runtime: Runtime, control: Control | None = None) -> Recipe:
-    """As many items as the budget lets train and evaluate: half of those to evaluate are fresh, the rest guards."""
+    """As many items as the budget lets train and evaluate."""
     settings = runtime.settings.refresh
-    items = min(MOST_ITEMS, int(60 * settings.minutes * (1 - TRAINING_SHARE) / SECONDS_PER_ITEM))
+    items = min(MOST_ITEMS, int(60 * settings.minutes * (1 - TRAINING_SHARE) / _seconds_per_item(runtime)))
     train = min(
         settings.max_steps * lora.Settings().batch,
         int(60 * settings.minutes * TRAINING_SHARE / SECONDS_PER_EXAMPLE / EPOCHS),
     )
+    fresh = round(items * FRESH_SHARE)
     made = Recipe(
         train=max(train, 1),
-        fresh=items // 2,
-        anchor=items // 6,
-        noise=items // 6,
-        abstain=items // 6,
+        fresh=fresh,
+        anchor=fresh // 2,
+        noise=fresh // 2,
+        abstain=fresh // 2,
         replay=settings.replay,
         layout=Layout(passages=1 + settings.distractors),
     )
@@ -96,8 +98,15 @@ def power(runtime: Runtime, made: Sequence[Example]) -> str:
         return told
     if items < recipe(runtime).fresh:
         return f"{told}; for {settings.min_gain:g} (refresh.min_gain) ingest more: it takes {needed}"
-    minutes = needed * 2 * SECONDS_PER_ITEM / 60 / (1 - TRAINING_SHARE)
+    minutes = needed / FRESH_SHARE * _seconds_per_item(runtime) / 60 / (1 - TRAINING_SHARE)
     return f"{told}; for {settings.min_gain:g} (refresh.min_gain) set refresh.minutes = {minutes:.0f}"
+
+
+def _seconds_per_item(runtime: Runtime) -> float:
+    """To evaluate one with both models: as the last cycle took that evaluated anything, where that was slower than on
+    the machine that this was tried on."""
+    took = (run.metrics.get("seconds_per_answer") for run in runtime.memory.journal.runs())
+    return 2 * max(SECONDS_PER_ANSWER, next(filter(None, took), 0.0))
 
 
 def plan(runtime: Runtime, whole: bool = False) -> Json:

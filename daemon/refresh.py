@@ -23,6 +23,8 @@ from trainers.model import first_layer, resolve
 
 CONTROL = "control"
 RESUMED = "resumed"  # a byte for each time that a cycle was gone on with
+MOST_TIMES = 2  # the minutes of the settings, in all: after these the child decides by what it has
+GRACE_SECONDS = 300.0  # and then it is ended
 MOST_RESUMES = 3  # what memex itself dies of shall not be tried at every start
 
 
@@ -145,6 +147,7 @@ def _job(runtime: Runtime, head: Head) -> cycle.Job:
         incumbent=incumbent,
         start=incumbent if warm else None,  # settings of another shape begin a new one
         training=training,
+        minutes=settings.refresh.minutes * MOST_TIMES,
         memory_mb=settings.limits.memory_mb or None,
         threads=settings.limits.threads or None,
         device=settings.generator.device,
@@ -161,7 +164,7 @@ def _train_and_evaluate(
         memory_mb=limits.memory_mb or None,
         on_progress=lambda progress: on_progress(dict(progress)),
         stop=stop,
-        timeout=60 * runtime.settings.refresh.minutes * 2 + 300,
+        timeout=60 * runtime.settings.refresh.minutes * MOST_TIMES + GRACE_SECONDS,
     )
 
 
@@ -222,6 +225,7 @@ def _metrics(evidence: Mapping[str, Any]) -> Json:
         "last_loss": evidence["losses"][-1],
         "tokens": evidence["tokens"],
         "seconds": evidence["seconds"],
+        **({"seconds_per_answer": pace} if (pace := evidence["seconds_per_answer"]) else {}),
         **({"experts": evidence["experts"]} if evidence["experts"] else {}),
     }
 

@@ -265,7 +265,12 @@ def refresh(done: Json) -> str:
     ]
     for name, value in done["metrics"].items():
         lines.append(f"  {name}: {_number(value)}")
-    return "\n".join([*lines, *_quarantined(done)])
+    lines += _quarantined(done)
+    for one in done.get("items", ()):
+        lines.append(f"{one['candidate'] - one['incumbent']:+.3f} [{one['set']}] {one['question']} -> {one['right']}")
+        for arm in ("incumbent", "candidate"):
+            lines.append(f"       {arm:<10} {one[arm]:.3f} {' '.join(one[f'{arm}_text'].split())}")
+    return "\n".join(lines)
 
 
 def refresh_list(found: Json) -> str:

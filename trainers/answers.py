@@ -1,6 +1,7 @@
 """What models answered to evaluation items, kept: no incumbent, and no run that goes on after a kill, is asked twice.
 
-JSON lines, one an answer: {"model", "example", "text"}; `model` is the sha256 of an adapter's or the base's weights.
+JSON lines, one an answer: {"model", "prompt", "example", "text"}; `model` is the sha256 of an adapter's or the base's
+weights, `prompt` that of the words around the example. Answers to other words are not those that it would give now.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 from pathlib import Path
 
 from store.durable import private
+from trainers import prompt
 
 FILE = "answers.jsonl"
 
@@ -17,11 +19,13 @@ class Answers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[tuple[str, str], str] = {}
+        self.added = 0  # by this process
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     one = json.loads(line)
-                    self._known[one["model"], one["example"]] = one["text"]
+                    if one.get("prompt") == prompt.FINGERPRINT:
+                        self._known[one["model"], one["example"]] = one["text"]
                 except ValueError:
                     continue  # the last line, cut off by a kill
 
@@ -34,4 +38,6 @@ class Answers:
             opened.write("\n")  # after a line that a kill cut off
             for example, text in answers.items():
                 self._known[model, example] = text
-                opened.write(json.dumps({"model": model, "example": example, "text": text}) + "\n")
+                line = {"model": model, "prompt": prompt.FINGERPRINT, "example": example, "text": text}
+                opened.write(json.dumps(line) + "\n")
+        self.added += len(answers)

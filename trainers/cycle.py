@@ -29,6 +29,7 @@ from trainers.answers import Answers
 from trainers.evaluate import Comparison
 from trainers.experts import Expert
 from trainers.files import write_json
+from trainers.footprint import is_short
 from trainers.model import LanguageModel
 from trainers.packing import Item, Page, page
 from trainers.precision import bf16_pays
@@ -43,7 +44,6 @@ EVIDENCE = "evidence.json"
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINTS = "checkpoint*.safetensors"  # with those of the experts
 KEPT_BACK = 12  # one page of so many is not trained on, and says when to stop
-SHORT_MB = 3000  # what training a small model with its activations kept takes, and a bit
 _PR_SET_PDEATHSIG = 1
 
 Tell = Callable[[str, int, int], None]  # the stage, and how much of how much is done
@@ -51,12 +51,14 @@ Tell = Callable[[str, int, int], None]  # the stage, and how much of how much is
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the child is told. `minutes` is the budget of training; evaluation is bounded by the items given it."""
+    """What the child is told. The budget of training is `training.minutes`, that of all `minutes`: evaluation is
+    bounded by the items given it, and on a slower machine by what is left of these."""
 
     base: str  # the model's directory, as trainers.model.resolve gave it
     incumbent: str | None = None  # the serving adapter's directory
     start: str | None = None  # the adapter to go on from; None: a new one
     training: lora.Settings = field(default_factory=lora.Settings)
+    minutes: float = 60.0
     max_new_tokens: int = 24
     memory_mb: int | None = None  # the cap that the child runs under
     threads: int | None = None
@@ -79,16 +81,17 @@ def read_job(run_dir: Path) -> Job:
 def run(run_dir: Path) -> None:
     """The whole child. Raises TrainingFailed, MissingModel or Corrupt; what it wrote by then has no evidence.json, and
     another child goes on from it."""
-    job = read_job(run_dir)
+    job, started = read_job(run_dir), time.monotonic()
     given = list(examples.read(run_dir / EXAMPLES))
-    tell = partial(_tell, run_dir / PROGRESS, time.monotonic())
+    tell = partial(_tell, run_dir / PROGRESS, started)
     tell("load", 0, 1)
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
-    settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=_is_short(job.memory_mb))
     learned = [example for example in given if example.split == "train"]
     groups = kept_back_first(examples.by_passages(learned))
     pages = [page([_item(model, example) for example in group]) for group in groups]
     kept_back = len(pages) // KEPT_BACK
+    short = is_short(model.model, pages, job.training.first_layer, job.memory_mb)
+    settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=short)
     planned = experts.plan(groups[kept_back:])
     before = keeping.remember(model.model, model.tokenizer, settings.first_layer)
     bare = evaluate.arm(model, {})
@@ -115,12 +118,13 @@ def run(run_dir: Path) -> None:
         tell,
     )
     lora.finish(model.model, settings)
-    began = time.monotonic()
+    began, until = time.monotonic(), started + 60 * job.minutes
+    kept = Answers(run_dir.parent / answers.FILE)
     compare = partial(
         evaluate.compare,
         model,
         held_out=[example for example in given if example.split != "train"],
-        kept=Answers(run_dir.parent / answers.FILE),
+        kept=kept,
         max_new_tokens=job.max_new_tokens,
         seed=job.training.seed,
     )
@@ -128,14 +132,16 @@ def run(run_dir: Path) -> None:
     tried = None
     if made:  # the same items choose and judge then: equal models pass in about 6 cycles of 100 instead of 5
         mixture = evaluate.arm(model, {**candidate.attached, **{domain: one.attached for domain, one in made.items()}})
-        tried = compare(mixture, candidate, progress=partial(tell, "evaluate experts")).decision
+        half = (began + until) / 2
+        tried = compare(mixture, candidate, until=half, progress=partial(tell, "evaluate experts")).decision
         if tried.outcome == "promote":
             candidate = mixture
         else:
             shutil.rmtree(run_dir / ADAPTER / lora.EXPERTS)
     incumbent = lora.attach(model.model, Path(job.incumbent), model.fingerprint) if job.incumbent else {}
     # General text is held against the bare model: what every cycle may lose of it would add up.
-    result = compare(candidate, replace(bare, attached=incumbent), progress=partial(tell, "evaluate"))
+    result = compare(candidate, replace(bare, attached=incumbent), until=until, progress=partial(tell, "evaluate"))
+    evaluating = time.monotonic() - began
     experts_kept = {domain: one for domain, one in made.items() if domain in candidate.attached}
     lora.write_card(run_dir / ADAPTER, settings, _card(job, model.fingerprint, learned, experts_kept, result))
     trainings = [training, *(one.training for one in made.values())]
@@ -152,7 +158,8 @@ def run(run_dir: Path) -> None:
         "best_step": training.best,
         "trained_on": len(learned),
         "tokens": sum(one.tokens for one in trainings),
-        "seconds": {"train": sum(one.seconds for one in trainings), "evaluate": time.monotonic() - began},
+        "seconds": {"train": sum(one.seconds for one in trainings), "evaluate": evaluating},
+        "seconds_per_answer": evaluating / kept.added if kept.added >= evaluate.AT_ONCE else None,
     }
     write_json(run_dir / EVIDENCE, evidence)
     tell("done", 1, 1)
@@ -223,11 +230,6 @@ def kept_back_first(groups: Sequence[list[Example]]) -> list[list[Example]]:
 def _item(model: LanguageModel, example: Example) -> Item:
     asked = model.encode(prompt.messages(example.question, example.passages))
     return Item(tuple(asked), tuple(model.encode_answer(example.target)), example.weight)
-
-
-def _is_short(memory_mb: int | None) -> bool:
-    """Whether activations are better computed twice than kept."""
-    return memory_mb is not None and memory_mb < SHORT_MB
 
 
 def _tell(path: Path, started: float, stage: str, done: int, total: int) -> None:

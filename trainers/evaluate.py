@@ -7,8 +7,11 @@ so and 0 otherwise.
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from store.types import Example
 from trainers import gate, lora, prompt
@@ -92,10 +95,13 @@ def compare(
     *,
     max_new_tokens: int,
     seed: int,
+    until: float = math.inf,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
     """Ask both arms the same items, each as it would serve, and let the gate decide: looked at a few times on the way
-    (`gate.LOOKS`), and no further than it takes to be certain. `progress` gets how many answers of how many came."""
+    (`gate.LOOKS`), and no further than it takes to be certain. What would not be done by `until`, in seconds of
+    `time.monotonic`, is left out: then the last look comes early, and the decision says so. `progress` gets how many
+    answers of how many came."""
     arms = (candidate, incumbent)
     scores = [list(one.general) for one in arms]
     pages = by_passages(_mixed(held_out))
@@ -106,15 +112,23 @@ def compare(
         done += more
         progress(done, total)
 
-    seen = 0
+    seen, out_of_time = 0, False
     for share, level, guard_level in gate.LOOKS:
         upto = round(share * len(pages))
-        block = [example for one in pages[seen:upto] for example in one]
-        seen = upto
-        for one, so_far in zip(arms, scores, strict=True):
-            so_far += serve(model, one.attached, block, kept, max_new_tokens, count)
+        for part in _some(pages[seen:upto], 2 * AT_ONCE):
+            began = time.monotonic()
+            for one, so_far in zip(arms, scores, strict=True):
+                so_far += serve(model, one.attached, list(chain(*part)), kept, max_new_tokens, count)
+            seen += len(part)
+            out_of_time = seen < len(pages) and 2 * time.monotonic() - began > until
+            if out_of_time:
+                level, guard_level = gate.LOOKS[-1][1:]  # when to stop was not chosen by the scores
+                break
         decision = gate.decide(_pairs(scores[0], scores[1]), seed=seed, level=level, guard_level=guard_level)
-        if gate.is_certain(decision):
+        if out_of_time and decision.outcome != "promote":
+            told = f"{decision.reason}; only {done // 2} of {total // 2} items fit into the time, raise refresh.minutes"
+            decision = replace(decision, reason=told)
+        if out_of_time or gate.is_certain(decision):
             break
     return Comparison(scores[0], scores[1], decision)
 
@@ -166,7 +180,7 @@ def answer(
     """
     asked = [example for example in examples if kept.get(key, example.example_id) is None]
     progress(len(examples) - len(asked))
-    for pages in _some(by_passages(asked)):
+    for pages in _some(by_passages(asked), AT_ONCE):
         chats = [[prompt.messages(one.question, one.passages) for one in page] for page in pages]
         texts = model.generate_pages(chats, max_new_tokens)
         ids = [one.example_id for page in pages for one in page]
@@ -175,12 +189,12 @@ def answer(
     return [score(example, kept.get(key, example.example_id) or "") for example in examples]
 
 
-def _some(pages: Sequence[list[Example]]) -> Iterator[list[list[Example]]]:
-    """Whole pages, about AT_ONCE examples at a time."""
+def _some(pages: Sequence[list[Example]], examples: int) -> Iterator[list[list[Example]]]:
+    """Whole pages, about so many examples at a time."""
     some: list[list[Example]] = []
     for page in pages:
         some.append(page)
-        if sum(map(len, some)) >= AT_ONCE:
+        if sum(map(len, some)) >= examples:
             yield some
             some = []
     if some:

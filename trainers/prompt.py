@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 
@@ -52,3 +53,7 @@ def is_absent(text: str) -> bool:
 
 def _tame(text: str) -> str:
     return _DELIMITER.sub("< ", text.strip())
+
+
+# Of the words around a question and its passages.
+FINGERPRINT = hashlib.sha256(repr(messages("question", [Passage("", "", "passage")])).encode()).hexdigest()

@@ -60,9 +60,14 @@ def refresh_list(config: Config = None, as_json: AsJson = False) -> None:
 
 
 @refreshes.command("show")
-def refresh_show(run: int, config: Config = None, as_json: AsJson = False) -> None:
+def refresh_show(
+    run: int,
+    items: Annotated[bool, typer.Option("--items", help="Also each question that it was judged by.")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
     """One learning cycle, with its evidence."""
-    carry_out(config, as_json, "refresh_show", {"run": run}, render.refresh)
+    carry_out(config, as_json, "refresh_show", {"run": run, "items": items}, render.refresh)
 
 
 @refreshes.command("plot")

@@ -15,7 +15,8 @@ from daemon.collecting import collect, power, recipe
 from daemon.exporting import export_adapter
 from daemon.refresh import MOST_RESUMES, _job, folder_of, refresh, resumable
 from daemon.settings import Generator, Refresh, Rule, Source
-from store.errors import TrainingFailed
+from store.errors import NotFound, TrainingFailed
+from store.types import Ended
 from tests.daemon.conftest import World
 from tests.daemon.test_learning import CREATURES, text
 from tests.trainers.conftest import make_example, tiny_path  # noqa: F401 - a fixture
@@ -62,6 +63,24 @@ def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World, monkeypatch: 
     assert "set refresh.minutes" not in told(recipe(farm.runtime).fresh, 20)
 
 
+def test_a_slower_machine_is_given_fewer_items_from_its_second_cycle_on(farm: World) -> None:
+    """The first ends its evaluation when twice the minutes are over; the time that it took plans the next."""
+    farm.reopen(refresh=Refresh(minutes=10.0))
+    memory = farm.runtime.memory
+
+    def fresh_after_a_cycle_of(**metrics: Any) -> int:
+        run = memory.journal.begin_run(trigger="test", move=memory.head().move, incumbent=None)
+        memory.journal.end_run(Ended(run, "inconclusive", "a test", metrics=metrics))
+        return recipe(farm.runtime).fresh
+
+    planned = recipe(farm.runtime).fresh
+    assert planned == 48
+    assert _job(farm.runtime, memory.head()).minutes == 20.0
+    assert fresh_after_a_cycle_of(seconds_per_answer=3.0) == planned // 4
+    assert fresh_after_a_cycle_of() == planned // 4, "a cycle that asked too little says nothing"
+    assert fresh_after_a_cycle_of(seconds_per_answer=0.01) == planned
+
+
 def test_a_cycle_that_was_stopped_is_gone_on_with(farm: World, monkeypatch: pytest.MonkeyPatch) -> None:
     memory, stop = farm.runtime.memory, threading.Event()
 
@@ -89,6 +108,23 @@ def test_a_cycle_that_was_stopped_is_gone_on_with(farm: World, monkeypatch: pyte
     assert done["metrics"]["steps"] == 3
     assert (folder.parent / answers.FILE).is_file()
     assert not (folder / cycle.CHECKPOINT).exists()
+
+
+def test_a_cycle_shows_what_it_was_judged_by(farm: World) -> None:
+    run = learn(farm)["run"]
+    shown = operations.refresh_show(farm.runtime, run, items=True)
+    asked = {one.question: one for one in farm.runtime.memory.journal.examples() if one.split != "train"}
+    assert {one["question"] for one in shown["items"]} == set(asked)
+    assert {one["set"] for one in shown["items"]} >= {"fresh", "noise"}
+    changes = [one["candidate"] - one["incumbent"] for one in shown["items"]]
+    assert changes == sorted(changes), "what got worse comes first"
+    one = shown["items"][0]
+    text = render.refresh(shown)
+    assert f"[{one['set']}] {one['question']} -> {asked[one['question']].target}" in text
+    assert f"incumbent  {one['incumbent']:.3f} " in text
+    assert "items" not in operations.refresh_show(farm.runtime, run)
+    with pytest.raises(NotFound, match=r"refresh 2 are kept: .* was a control.*leave --items out"):
+        operations.refresh_show(farm.runtime, learn(farm, control="no-replay")["run"], items=True)
 
 
 def test_the_questions_side_learns_in_the_same_cycle(farm: World) -> None:

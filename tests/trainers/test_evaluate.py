@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.trainers.conftest import make_example
-from trainers import evaluate, gate, lora
+from trainers import evaluate, gate, lora, prompt
 from trainers.answers import Answers
 from trainers.evaluate import score, summary
 from trainers.model import LanguageModel
@@ -85,6 +86,35 @@ def test_evaluation_ends_when_the_decision_is_certain(tiny_path: Path, tmp_path:
     sides = (result.candidate, result.incumbent)
     assert [len([one for one in scores if one.set == "fresh"]) for scores in sides] == [30, 30]
     assert told[-1] == (60, 120)
+
+
+def test_answers_to_other_words_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Answers(tmp_path / "a.jsonl").keep("m", {"one": "red"})
+    assert Answers(tmp_path / "a.jsonl").get("m", "one") == "red"
+    monkeypatch.setattr(prompt, "FINGERPRINT", "of another instruction")
+    assert Answers(tmp_path / "a.jsonl").get("m", "one") is None
+
+
+def test_evaluation_ends_when_its_time_does(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what was asked by then, of both the same, and the levels of the last look; the decision says so."""
+    model = LanguageModel.load(tiny_path, device="cpu")
+    items = [make_example(number, "fresh") for number in range(100)]
+    kept = Answers(tmp_path / "answers.jsonl")
+    kept.keep(model.fingerprint, {one.example_id: "wrong" for one in items})
+    levels: list[tuple[float, float]] = []
+
+    def look(pairs: list[gate.Pair], level: float, guard_level: float, **how: Any) -> gate.Decision:
+        levels.append((level, guard_level))
+        return gate.decide(pairs, level=level, guard_level=guard_level, **how)
+
+    bare = evaluate.arm(model, {})
+    monkeypatch.setattr(evaluate, "gate", SimpleNamespace(**{**vars(gate), "decide": look}))
+    result = evaluate.compare(model, bare, bare, items, kept, max_new_tokens=4, seed=0, until=time.monotonic())
+    sides = (result.candidate, result.incumbent)
+    assert [len([one for one in scores if one.set == "fresh"]) for scores in sides] == [32, 32]
+    assert levels == [gate.LOOKS[-1][1:]]
+    assert result.decision.outcome == "reject"
+    assert result.decision.reason.endswith("; only 32 of 100 items fit into the time, raise refresh.minutes")
 
 
 def test_each_look_has_its_levels(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

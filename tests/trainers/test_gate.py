@@ -105,7 +105,7 @@ def test_a_guard_that_fell_to_its_margin_passes_as_rarely_as_stated_and_one_that
     assert passed(MARGINS["noise"], "noise") == pytest.approx(LOOKS[-1][2], abs=0.08)
     assert passed(3 * MARGINS["noise"], "noise") < 0.06
     assert passed(-0.1, "noise") > 0.75  # it gained with the fresh ones
-    assert passed(0.0, "abstain") > 0.5
+    assert all(passed(0.0, name, 40) > 0.6 for name in ("anchor", "noise", "abstain"))
 
 
 def test_an_empty_guard_is_named_and_does_not_veto() -> None:
