@@ -62,7 +62,10 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
 def recipe(runtime: Runtime, control: Control | None = None) -> Recipe:
     """As many items as the budget lets train and evaluate."""
     settings = runtime.settings.refresh
-    items = min(MOST_ITEMS, int(60 * settings.minutes * (1 - TRAINING_SHARE) / _seconds_per_item(runtime)))
+    seconds = 60 * settings.minutes * (1 - TRAINING_SHARE)
+    hoped = seconds / (2 * SECONDS_PER_ANSWER)
+    # No fewer than a decision takes, if a slow machine is all that forbids it: twice the minutes may do.
+    items = int(min(MOST_ITEMS, max(seconds / _seconds_per_item(runtime), min(hoped, gate.LEAST_ITEMS / FRESH_SHARE))))
     train = min(
         settings.max_steps * lora.Settings().batch,
         int(60 * settings.minutes * TRAINING_SHARE / SECONDS_PER_EXAMPLE / EPOCHS),
@@ -98,6 +101,8 @@ def power(runtime: Runtime, made: Sequence[Example]) -> str:
         return told
     if items < recipe(runtime).fresh:
         return f"{told}; for {settings.min_gain:g} (refresh.min_gain) ingest more: it takes {needed}"
+    if needed > MOST_ITEMS * FRESH_SHARE:
+        return f"{told}; {settings.min_gain:g} takes {needed}, more than a cycle asks: raise refresh.min_gain"
     minutes = needed / FRESH_SHARE * _seconds_per_item(runtime) / 60 / (1 - TRAINING_SHARE)
     return f"{told}; for {settings.min_gain:g} (refresh.min_gain) set refresh.minutes = {minutes:.0f}"
 

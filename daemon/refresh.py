@@ -157,14 +157,14 @@ def _job(runtime: Runtime, head: Head) -> cycle.Job:
 def _train_and_evaluate(
     runtime: Runtime, folder: Path, on_progress: Callable[[Json], None], stop: threading.Event
 ) -> Mapping[str, Any]:
-    limits = runtime.settings.limits
+    limits, minutes = runtime.settings.limits, cycle.read_job(folder).minutes
     return run_child(
         folder,
         nice=limits.nice,
         memory_mb=limits.memory_mb or None,
         on_progress=lambda progress: on_progress(dict(progress)),
         stop=stop,
-        timeout=60 * runtime.settings.refresh.minutes * MOST_TIMES + GRACE_SECONDS,
+        timeout=60 * minutes + GRACE_SECONDS,
     )
 
 

@@ -20,11 +20,12 @@ class Answers:
         self._path = path
         self._known: dict[tuple[str, str], str] = {}
         self.added = 0  # by this process
+        words = prompt.fingerprint()
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     one = json.loads(line)
-                    if one.get("prompt") == prompt.FINGERPRINT:
+                    if one.get("prompt") == words:
                         self._known[one["model"], one["example"]] = one["text"]
                 except ValueError:
                     continue  # the last line, cut off by a kill
@@ -34,10 +35,11 @@ class Answers:
 
     def keep(self, model: str, answers: dict[str, str]) -> None:
         """Add a model's answers, by the examples' ids."""
+        words = prompt.fingerprint()
         with open(self._path, "a", encoding="utf-8", opener=private) as opened:
             opened.write("\n")  # after a line that a kill cut off
             for example, text in answers.items():
                 self._known[model, example] = text
-                line = {"model": model, "prompt": prompt.FINGERPRINT, "example": example, "text": text}
+                line = {"model": model, "prompt": words, "example": example, "text": text}
                 opened.write(json.dumps(line) + "\n")
         self.added += len(answers)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from store.types import Example
 from trainers import gate, lora, prompt
@@ -101,10 +101,13 @@ def compare(
     """Ask both arms the same items, each as it would serve, and let the gate decide: looked at a few times on the way
     (`gate.LOOKS`), and no further than it takes to be certain. What would not be done by `until`, in seconds of
     `time.monotonic`, is left out: then the last look comes early, and the decision says so. `progress` gets how many
-    answers of how many came."""
+    answers of how many came.
+
+    When to stop for want of time is no choice by the scores, so the looks' levels hold; before the first look nothing
+    is promoted."""
     arms = (candidate, incumbent)
     scores = [list(one.general) for one in arms]
-    pages = by_passages(_mixed(held_out))
+    pages = _mixed(held_out)
     total, done = 2 * sum(map(len, pages)), 0
 
     def count(more: int) -> None:
@@ -112,25 +115,47 @@ def compare(
         done += more
         progress(done, total)
 
-    seen, out_of_time = 0, False
+    seen, began, before = 0, time.monotonic(), kept.added
     for share, level, guard_level in gate.LOOKS:
         upto = round(share * len(pages))
-        for part in _some(pages[seen:upto], 2 * AT_ONCE):
-            began = time.monotonic()
+        while part := _in_time(pages[seen:upto], began, kept.added - before, until):
+            block = [example for page in part for example in page]
             for one, so_far in zip(arms, scores, strict=True):
-                so_far += serve(model, one.attached, list(chain(*part)), kept, max_new_tokens, count)
+                so_far += serve(model, one.attached, block, kept, max_new_tokens, count)
             seen += len(part)
-            out_of_time = seen < len(pages) and 2 * time.monotonic() - began > until
-            if out_of_time:
-                level, guard_level = gate.LOOKS[-1][1:]  # when to stop was not chosen by the scores
-                break
+        cut_short = seen < upto
+        if cut_short:
+            level, guard_level = gate.LOOKS[-1][1:]
         decision = gate.decide(_pairs(scores[0], scores[1]), seed=seed, level=level, guard_level=guard_level)
-        if out_of_time and decision.outcome != "promote":
-            told = f"{decision.reason}; only {done // 2} of {total // 2} items fit into the time, raise refresh.minutes"
-            decision = replace(decision, reason=told)
-        if out_of_time or gate.is_certain(decision):
+        if cut_short:
+            decision = _cut_short(decision, done // 2, total // 2)
+        if cut_short or gate.is_certain(decision):
             break
     return Comparison(scores[0], scores[1], decision)
+
+
+def _in_time(pages: Sequence[list[Example]], began: float, answers: int, until: float) -> Sequence[list[Example]]:
+    """The first of these pages that both sides can answer by `until`, if answers take what they took since `began`:
+    all of them mostly. Where none was given yet, a few pages tell what they take."""
+    if not answers:
+        return next(_some(pages), [])
+    now = time.monotonic()
+    left, taken = until - now, 0
+    for page in pages:
+        left -= 2 * len(page) * (now - began) / answers
+        if left < 0:
+            break
+        taken += 1
+    return pages[:taken]
+
+
+def _cut_short(decision: gate.Decision, asked: int, items: int) -> gate.Decision:
+    """What the gate says of those that could be asked, with that said."""
+    told = f"{decision.reason}; only {asked} of {items} items fit into the time"
+    if decision.outcome == "promote" and asked >= gate.LOOKS[0][0] * items:
+        return replace(decision, reason=told)
+    outcome: gate.Outcome = "inconclusive" if decision.outcome == "promote" else decision.outcome
+    return replace(decision, outcome=outcome, reason=f"{told}, raise refresh.minutes")
 
 
 def serve(
@@ -180,7 +205,7 @@ def answer(
     """
     asked = [example for example in examples if kept.get(key, example.example_id) is None]
     progress(len(examples) - len(asked))
-    for pages in _some(by_passages(asked), AT_ONCE):
+    for pages in _some(by_passages(asked)):
         chats = [[prompt.messages(one.question, one.passages) for one in page] for page in pages]
         texts = model.generate_pages(chats, max_new_tokens)
         ids = [one.example_id for page in pages for one in page]
@@ -189,12 +214,12 @@ def answer(
     return [score(example, kept.get(key, example.example_id) or "") for example in examples]
 
 
-def _some(pages: Sequence[list[Example]], examples: int) -> Iterator[list[list[Example]]]:
-    """Whole pages, about so many examples at a time."""
+def _some(pages: Sequence[list[Example]]) -> Iterator[list[list[Example]]]:
+    """Whole pages, about AT_ONCE examples at a time."""
     some: list[list[Example]] = []
     for page in pages:
         some.append(page)
-        if sum(map(len, some)) >= examples:
+        if sum(map(len, some)) >= AT_ONCE:
             yield some
             some = []
     if some:
@@ -235,9 +260,16 @@ def _pairs(candidate: Sequence[Score], incumbent: Sequence[Score]) -> list[gate.
     ]
 
 
-def _mixed(held_out: Sequence[Example]) -> list[Example]:
-    """In an order in which each part has its share of every set, pages kept together."""
-    return sorted(held_out, key=lambda example: hashlib.sha256(repr(example.passages).encode()).digest())
+def _mixed(held_out: Sequence[Example]) -> list[list[Example]]:
+    """The items by page, in an order in which each part has its share of every set: the first of each comes first."""
+    pages = by_passages(held_out)
+    pages.sort(key=lambda page: hashlib.sha256(repr(page[0].passages).encode()).digest())
+    totals, before = Counter(page[0].split for page in pages), Counter[str]()
+    places = []
+    for page in pages:
+        places.append(before[page[0].split] / totals[page[0].split])
+        before[page[0].split] += 1
+    return [page for _, page in sorted(zip(places, pages, strict=True), key=lambda placed: placed[0])]
 
 
 def _mean(values: Sequence[float]) -> float:

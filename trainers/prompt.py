@@ -55,5 +55,6 @@ def _tame(text: str) -> str:
     return _DELIMITER.sub("< ", text.strip())
 
 
-# Of the words around a question and its passages.
-FINGERPRINT = hashlib.sha256(repr(messages("question", [Passage("", "", "passage")])).encode()).hexdigest()
+def fingerprint() -> str:
+    """The sha256 of the words around a question and its passages."""
+    return hashlib.sha256(repr(messages("question", [Passage("", "", "passage")])).encode()).hexdigest()

@@ -13,7 +13,7 @@ import pytest
 from daemon import operations, render
 from daemon.collecting import collect, power, recipe
 from daemon.exporting import export_adapter
-from daemon.refresh import MOST_RESUMES, _job, folder_of, refresh, resumable
+from daemon.refresh import MOST_RESUMES, MOST_TIMES, _job, folder_of, refresh, resumable
 from daemon.settings import Generator, Refresh, Rule, Source
 from store.errors import NotFound, TrainingFailed
 from store.types import Ended
@@ -44,6 +44,7 @@ def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World, monkeypatch: 
 
     def trained(folder: Path, **how: Any) -> dict[str, Any]:
         stages.append("train")
+        assert how["timeout"] > 60 * cycle.read_job(folder).minutes == 60 * MOST_TIMES
         raise TrainingFailed("far enough")
 
     stages: list[str] = []
@@ -65,7 +66,7 @@ def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World, monkeypatch: 
 
 def test_a_slower_machine_is_given_fewer_items_from_its_second_cycle_on(farm: World) -> None:
     """The first ends its evaluation when twice the minutes are over; the time that it took plans the next."""
-    farm.reopen(refresh=Refresh(minutes=10.0))
+    farm.reopen(refresh=Refresh(minutes=20.0))
     memory = farm.runtime.memory
 
     def fresh_after_a_cycle_of(**metrics: Any) -> int:
@@ -74,11 +75,16 @@ def test_a_slower_machine_is_given_fewer_items_from_its_second_cycle_on(farm: Wo
         return recipe(farm.runtime).fresh
 
     planned = recipe(farm.runtime).fresh
-    assert planned == 48
-    assert _job(farm.runtime, memory.head()).minutes == 20.0
+    assert planned == 96
+    assert _job(farm.runtime, memory.head()).minutes == 40.0
     assert fresh_after_a_cycle_of(seconds_per_answer=3.0) == planned // 4
     assert fresh_after_a_cycle_of() == planned // 4, "a cycle that asked too little says nothing"
+    assert fresh_after_a_cycle_of(seconds_per_answer=40.0) == gate.LEAST_ITEMS, "fewer could decide nothing"
     assert fresh_after_a_cycle_of(seconds_per_answer=0.01) == planned
+    farm.reopen(refresh=Refresh(minutes=60.0, min_gain=0.08))
+    assert "more than a cycle asks: raise refresh.min_gain" in power(
+        farm.runtime, [replace(make_example(number, "fresh"), example_id=str(number)) for number in range(160)]
+    )
 
 
 def test_a_cycle_that_was_stopped_is_gone_on_with(farm: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,15 @@ def children() -> set[int]:
     return {int(pid) for pid in found.stdout.split() if alive(int(pid))}
 
 
+def test_evaluation_has_what_is_left_of_the_minutes(tiny_path: Path, tmp_path: Path) -> None:
+    asked = [make_example(number, "fresh") for number in range(10, 50)]
+    cycle.write_job(tmp_path / "run", job(tiny_path, minutes=0.0), [*ITEMS[:6], *asked])
+    evidence = run_child(tmp_path / "run", nice=0)
+    assert "only 16 of 40 items fit into the time" in evidence["decision"]["reason"]
+    assert [item["set"] for item in evidence["items"]].count("fresh") == 16
+    assert evidence["seconds_per_answer"] > 0
+
+
 def test_a_run_leaves_an_adapter_and_evidence_item_by_item(tiny_path: Path, tmp_path: Path) -> None:
     # The passage may be left out, but a blank's question repeats its sentence.
     absent = replace(make_example(6, gold=False), document_id="asked about")

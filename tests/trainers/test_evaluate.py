@@ -1,4 +1,4 @@
-import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,30 +91,62 @@ def test_evaluation_ends_when_the_decision_is_certain(tiny_path: Path, tmp_path:
 def test_answers_to_other_words_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Answers(tmp_path / "a.jsonl").keep("m", {"one": "red"})
     assert Answers(tmp_path / "a.jsonl").get("m", "one") == "red"
-    monkeypatch.setattr(prompt, "FINGERPRINT", "of another instruction")
+    monkeypatch.setattr(prompt, "INSTRUCTION", "Answer.")
     assert Answers(tmp_path / "a.jsonl").get("m", "one") is None
 
 
-def test_evaluation_ends_when_its_time_does(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what was asked by then, of both the same, and the levels of the last look; the decision says so."""
-    model = LanguageModel.load(tiny_path, device="cpu")
-    items = [make_example(number, "fresh") for number in range(100)]
-    kept = Answers(tmp_path / "answers.jsonl")
-    kept.keep(model.fingerprint, {one.example_id: "wrong" for one in items})
+@pytest.mark.parametrize(
+    ("minutes", "asked", "outcome"), [(0.0, 16, "inconclusive"), (4.0, 40, "inconclusive"), (8.0, 80, "promote")]
+)
+def test_evaluation_ends_when_its_time_does(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, asked: int, outcome: str
+) -> None:
+    """With what was asked by then, of both the same, by the levels of the last look; the decision says so. An answer
+    takes three seconds here, and the candidate's are right."""
+    model, now = LanguageModel.load(tiny_path, device="cpu"), [0.0]
     levels: list[tuple[float, float]] = []
+    active: list[bool] = []
+    items = {one.question: one for one in (make_example(number, "fresh") for number in range(100))}
+
+    def generate(pages: list[list[Any]], tokens: int) -> list[str]:
+        chats = [chat for one in pages for chat in one]
+        now[0] += 3 * len(chats)
+        asked = [items[chat[-1]["content"].split("Question: ")[1]] for chat in chats]
+        return [one.target if active[-1] else "wrong" for one in asked]
 
     def look(pairs: list[gate.Pair], level: float, guard_level: float, **how: Any) -> gate.Decision:
         levels.append((level, guard_level))
         return gate.decide(pairs, level=level, guard_level=guard_level, **how)
 
-    bare = evaluate.arm(model, {})
-    monkeypatch.setattr(evaluate, "gate", SimpleNamespace(**{**vars(gate), "decide": look}))
-    result = evaluate.compare(model, bare, bare, items, kept, max_new_tokens=4, seed=0, until=time.monotonic())
+    monkeypatch.setattr(model, "generate_pages", generate)
+    monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    uncertain = {"decide": look, "is_certain": lambda decision: False}
+    monkeypatch.setattr(evaluate, "gate", SimpleNamespace(**{**vars(gate), **uncertain}))
+    monkeypatch.setattr(lora, "activate", lambda model, shares: active.append(bool(shares)))
+    candidate = evaluate.arm(model, {"": lora.Attached(lora.CANDIDATE, "sha")})
+    result = evaluate.compare(
+        *(model, candidate, evaluate.arm(model, {}), list(items.values()), Answers(tmp_path / "a.jsonl")),
+        max_new_tokens=4,
+        seed=0,
+        until=60 * minutes,
+    )
     sides = (result.candidate, result.incumbent)
-    assert [len([one for one in scores if one.set == "fresh"]) for scores in sides] == [32, 32]
-    assert levels == [gate.LOOKS[-1][1:]]
-    assert result.decision.outcome == "reject"
-    assert result.decision.reason.endswith("; only 32 of 100 items fit into the time, raise refresh.minutes")
+    assert [len([one for one in scores if one.set == "fresh"]) for scores in sides] == [asked, asked]
+    assert levels[-1] == gate.LOOKS[-1][1:]
+    assert result.decision.outcome == outcome
+    assert f"; only {asked} of 100 items fit into the time" in result.decision.reason
+    assert ("raise refresh.minutes" in result.decision.reason) is (outcome != "promote")
+
+
+def test_each_look_has_its_share_of_every_set(tiny_path: Path) -> None:
+    """Also of those with few pages, be it one: none is promoted before something of each was asked."""
+    items = [make_example(number, "fresh") for number in range(40)]
+    items += [make_example(number, "noise") for number in range(40, 46)] + [make_example(46, "anchor")]
+    pages = evaluate._mixed(items)
+    assert sorted(one.example_id for page in pages for one in page) == sorted(one.example_id for one in items)
+    first = Counter(page[0].split for page in pages[: round(gate.LOOKS[0][0] * len(pages))])
+    assert first == {"fresh": 20, "noise": 3, "anchor": 1}
+    assert evaluate._mixed(items[::-1]) == pages
 
 
 def test_each_look_has_its_levels(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
