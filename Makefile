@@ -36,7 +36,7 @@ demo: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.demo $(if $(DOCS),"$(DOCS)")
 
 test: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -104,7 +105,7 @@ def power(runtime: Runtime, made: Sequence[Example]) -> str:
     if needed > MOST_ITEMS * FRESH_SHARE:
         return f"{told}; {settings.min_gain:g} takes {needed}, more than a cycle asks: raise refresh.min_gain"
     minutes = needed / FRESH_SHARE * _seconds_per_item(runtime) / 60 / (1 - TRAINING_SHARE)
-    return f"{told}; for {settings.min_gain:g} (refresh.min_gain) set refresh.minutes = {minutes:.0f}"
+    return f"{told}; for {settings.min_gain:g} (refresh.min_gain) set refresh.minutes = {math.ceil(minutes)}"
 
 
 def _seconds_per_item(runtime: Runtime) -> float:

@@ -16,8 +16,6 @@ settings.load_profile("memex")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # OpenMP threads that sleep at barriers: other work on the same cores costs a share, not a multiple.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-if "PYTEST_XDIST_WORKER" in os.environ:  # the others work on the other cores
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 

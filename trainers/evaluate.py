@@ -22,6 +22,7 @@ from trainers.lora import Attached
 from trainers.metrics import exact_match, token_f1
 from trainers.model import LanguageModel
 
+AT_A_TIME = 64  # items that both sides answer before the clock is read
 AT_ONCE = 16  # answers: a token more for each of so many costs hardly more than one for one
 # General English that no refresh trains on: its cross-entropy says whether the model forgets how to speak.
 GENERAL = (
@@ -103,8 +104,8 @@ def compare(
     `time.monotonic`, is left out: then the last look comes early, and the decision says so. `progress` gets how many
     answers of how many came.
 
-    When to stop for want of time is no choice by the scores, so the looks' levels hold; before the first look nothing
-    is promoted."""
+    When to stop for want of time is no choice by the scores, so the looks' levels hold; of fewer items than the first
+    look has nothing follows."""
     arms = (candidate, incumbent)
     scores = [list(one.general) for one in arms]
     pages = _mixed(held_out)
@@ -118,7 +119,7 @@ def compare(
     seen, began, before = 0, time.monotonic(), kept.added
     for share, level, guard_level in gate.LOOKS:
         upto = round(share * len(pages))
-        while part := _in_time(pages[seen:upto], began, kept.added - before, until):
+        while part := _next(pages[seen:upto], began, kept.added - before, until):
             block = [example for page in part for example in page]
             for one, so_far in zip(arms, scores, strict=True):
                 so_far += serve(model, one.attached, block, kept, max_new_tokens, count)
@@ -134,16 +135,17 @@ def compare(
     return Comparison(scores[0], scores[1], decision)
 
 
-def _in_time(pages: Sequence[list[Example]], began: float, answers: int, until: float) -> Sequence[list[Example]]:
-    """The first of these pages that both sides can answer by `until`, if answers take what they took since `began`:
-    all of them mostly. Where none was given yet, a few pages tell what they take."""
+def _next(pages: Sequence[list[Example]], began: float, answers: int, until: float) -> Sequence[list[Example]]:
+    """The first of these pages, as many as both sides can answer by `until`, if answers take what they took since
+    `began`. No more than AT_A_TIME items, as the pace may change; a few where no answer tells it yet."""
     if not answers:
         return next(_some(pages), [])
     now = time.monotonic()
-    left, taken = until - now, 0
+    most = min(AT_A_TIME, (until - now) / (2 * (now - began) / answers))
+    taken, items = 0, 0
     for page in pages:
-        left -= 2 * len(page) * (now - began) / answers
-        if left < 0:
+        items += len(page)
+        if items > most:
             break
         taken += 1
     return pages[:taken]
@@ -152,10 +154,9 @@ def _in_time(pages: Sequence[list[Example]], began: float, answers: int, until: 
 def _cut_short(decision: gate.Decision, asked: int, items: int) -> gate.Decision:
     """What the gate says of those that could be asked, with that said."""
     told = f"{decision.reason}; only {asked} of {items} items fit into the time"
-    if decision.outcome == "promote" and asked >= gate.LOOKS[0][0] * items:
-        return replace(decision, reason=told)
-    outcome: gate.Outcome = "inconclusive" if decision.outcome == "promote" else decision.outcome
-    return replace(decision, outcome=outcome, reason=f"{told}, raise refresh.minutes")
+    if asked < gate.LOOKS[0][0] * items:
+        return replace(decision, outcome="inconclusive", reason=f"{told}, raise refresh.minutes")
+    return replace(decision, reason=told)
 
 
 def serve(
@@ -264,11 +265,12 @@ def _mixed(held_out: Sequence[Example]) -> list[list[Example]]:
     """The items by page, in an order in which each part has its share of every set: the first of each comes first."""
     pages = by_passages(held_out)
     pages.sort(key=lambda page: hashlib.sha256(repr(page[0].passages).encode()).digest())
-    totals, before = Counter(page[0].split for page in pages), Counter[str]()
+    kinds = [frozenset(one.split for one in page) for page in pages]  # fresh ones, with those of abstain or without
+    totals, before = Counter(kinds), Counter[frozenset[str]]()
     places = []
-    for page in pages:
-        places.append(before[page[0].split] / totals[page[0].split])
-        before[page[0].split] += 1
+    for kind in kinds:
+        places.append(before[kind] / totals[kind])
+        before[kind] += 1
     return [page for _, page in sorted(zip(places, pages, strict=True), key=lambda placed: placed[0])]
 
 

@@ -1,4 +1,4 @@
-"""A whole cycle with its real child: what is done after a kill, and what a control leaves out."""
+"""A whole cycle, mostly with its real child: what is done after a kill, and what a control leaves out."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ def farm(world: World, tiny_path: Path) -> World:  # noqa: F811
     world.reopen(generator=Generator(model=str(tiny_path)), refresh=Refresh(minutes=1.0, max_steps=3))
     world.sync()
     return world
+
+
+@pytest.fixture
+def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training runs in this process, which has loaded what a child takes seconds to load."""
+
+    def in_this_process(folder: Path, **_: Any) -> dict[str, Any]:
+        cycle.run(folder)
+        found: dict[str, Any] = json.loads((folder / cycle.EVIDENCE).read_text())
+        return found
+
+    monkeypatch.setattr("daemon.refresh.run_child", in_this_process)
 
 
 def learn(world: World, stop: threading.Event | None = None, **how: Any) -> dict[str, Any]:
@@ -116,23 +128,26 @@ def test_a_cycle_that_was_stopped_is_gone_on_with(farm: World, monkeypatch: pyte
     assert not (folder / cycle.CHECKPOINT).exists()
 
 
+@pytest.mark.usefixtures("no_child")
 def test_a_cycle_shows_what_it_was_judged_by(farm: World) -> None:
     run = learn(farm)["run"]
     shown = operations.refresh_show(farm.runtime, run, items=True)
-    asked = {one.question: one for one in farm.runtime.memory.journal.examples() if one.split != "train"}
-    assert {one["question"] for one in shown["items"]} == set(asked)
+    held_out = [one for one in farm.runtime.memory.journal.examples() if one.split != "train"]
+    asked = {one.example_id: one for one in held_out}
+    assert {one["example_id"] for one in shown["items"]} == set(asked)
     assert {one["set"] for one in shown["items"]} >= {"fresh", "noise"}
     changes = [one["candidate"] - one["incumbent"] for one in shown["items"]]
     assert changes == sorted(changes), "what got worse comes first"
     one = shown["items"][0]
     text = render.refresh(shown)
-    assert f"[{one['set']}] {one['question']} -> {asked[one['question']].target}" in text
+    assert f"[{one['set']}] {one['question']} -> {asked[one['example_id']].target}" in text
     assert f"incumbent  {one['incumbent']:.3f} " in text
     assert "items" not in operations.refresh_show(farm.runtime, run)
     with pytest.raises(NotFound, match=r"refresh 2 are kept: .* was a control.*leave --items out"):
         operations.refresh_show(farm.runtime, learn(farm, control="no-replay")["run"], items=True)
 
 
+@pytest.mark.usefixtures("no_child")
 def test_the_questions_side_learns_in_the_same_cycle(farm: World) -> None:
     done = learn(farm)
     told = done["metrics"]["query"]
@@ -157,10 +172,7 @@ def test_the_questions_side_learns_where_the_generators_part_fails(
     assert list(folder_of(farm.runtime, run.run).glob("checkpoint*")) == [], "nothing goes on with it"
 
 
-def test_a_control_leaves_the_questions_side_alone(farm: World) -> None:
-    assert "query" not in learn(farm, control="no-replay")["metrics"]
-
-
+@pytest.mark.usefixtures("no_child")
 def test_a_cut_cycle_whose_incumbent_serves_no_more_has_failed(farm: World) -> None:
     memory = farm.runtime.memory
     run = memory.journal.begin_run(trigger="test", move=memory.head().move, incumbent=7)
@@ -191,6 +203,7 @@ def test_a_cycle_that_memex_dies_of_is_not_gone_on_with_for_ever(farm: World) ->
     assert "gone on with 3 times, and cut off each time" in ended.reason
 
 
+@pytest.mark.usefixtures("no_child")
 def test_a_control_leaves_a_cut_cycle_to_be_gone_on_with(farm: World) -> None:
     memory = farm.runtime.memory
     cut, control = (
@@ -211,12 +224,14 @@ def test_a_control_leaves_a_cut_cycle_to_be_gone_on_with(farm: World) -> None:
     assert not folder_of(farm.runtime, control).exists()
 
 
+@pytest.mark.usefixtures("no_child")
 @pytest.mark.parametrize("control", ["aa", "padding", "no-distractors", "no-replay"])
 def test_a_control_changes_nothing(farm: World, control: str) -> None:
     head = farm.runtime.memory.head()
     done = learn(farm, control=control)
     assert done["decision"] == "control"
     assert done["metrics"]["control"] == control
+    assert "query" not in done["metrics"], "the questions' side is left alone"
     assert done["metrics"]["outcome"] in ("promote", "reject", "inconclusive")
     assert done["adapter"] is None
     assert farm.runtime.memory.head() == head
@@ -250,18 +265,12 @@ def test_given_questions_are_learned_from(farm: World, tmp_path: Path) -> None:
     assert "5 kilograms" in given.passages[given.gold or 0].text
 
 
+@pytest.mark.usefixtures("no_child")
 def test_experts_are_promoted_answer_and_are_rolled_back_with_their_adapter(
     farm: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, so that few examples are enough and any gain promotes."""
-
-    def in_this_process(folder: Path, **_: Any) -> dict[str, Any]:
-        cycle.run(folder)
-        found: dict[str, Any] = json.loads((folder / cycle.EVIDENCE).read_text())
-        return found
-
+    """Few examples are enough here, and any gain promotes."""
     decide = gate.decide
-    monkeypatch.setattr("daemon.refresh.run_child", in_this_process)
     monkeypatch.setattr(experts, "ENOUGH", 1)
     monkeypatch.setattr(gate, "decide", lambda *given, **how: replace(decide(*given, **how), outcome="promote"))
     rules = tuple(Rule(pattern=f"{name}*", domain="bird") for name in ("heron", "falcon", "otter", "badger", "marten"))

@@ -27,6 +27,7 @@ def default_model(smollm_path: Path) -> LanguageModel:
     return LanguageModel.load(smollm_path, device="cpu")
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("first_layer", [0, 20])
 def test_what_a_step_takes_is_known_beforehand(default_model: LanguageModel, first_layer: int) -> None:
     """Against what autograd says that it keeps of a page; the allocator takes up to twice as much."""
@@ -67,6 +68,7 @@ def test_all_that_grows_is_counted() -> None:
     assert footprint.footprint(unsaid, [50], 0) - footprint.footprint(small, [50], 0) == activations(100, 10, 50)
 
 
+@pytest.mark.models
 def test_the_tightest_limit_counts(default_model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = [page_of(100), page_of(300), page_of(200)]
     needed = footprint.footprint(default_model.model.config, [100, 300, 200], 0)
