@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from store.errors import TrainingFailed
 from store.types import Example
 from trainers import answers, evaluate, examples, experts, keeping, lora, prompt
 from trainers.answers import Answers
@@ -73,9 +74,13 @@ def write_job(run_dir: Path, job: Job, items: Sequence[Example]) -> None:
 
 
 def read_job(run_dir: Path) -> Job:
-    fields: dict[str, Any] = json.loads((run_dir / JOB).read_text())
-    training = fields.pop("training")
-    return Job(**fields, training=lora.Settings(**{**training, "targets": tuple(training["targets"])}))
+    """What `write_job` wrote. Raises TrainingFailed when it is something else."""
+    try:
+        fields: dict[str, Any] = json.loads((run_dir / JOB).read_text())
+        training = fields.pop("training")
+        return Job(**fields, training=lora.Settings(**{**training, "targets": tuple(training["targets"])}))
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingFailed(f"{run_dir / JOB} is no job ({error}); run `memex refresh` again") from None
 
 
 def run(run_dir: Path) -> None:

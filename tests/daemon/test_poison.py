@@ -17,12 +17,11 @@ from daemon.refresh import refresh
 from daemon.service import Service
 from daemon.settings import Generator, Refresh, Retrieval, Source
 from store.catalogue import learning
-from tests.daemon.conftest import World
+from tests.daemon.conftest import World, in_this_process
 from tests.daemon.test_canary import promote, put_model
 from tests.daemon.test_learning import CREATURES, text
 from tests.trainers.conftest import tiny_path  # noqa: F401 - a fixture
 from trainers import gate
-from trainers.child import run_child
 from trainers.lora import read_card
 
 FALSE = 999
@@ -64,11 +63,11 @@ def rumours(world: World) -> dict[str, str]:
 
 @pytest.fixture
 def learn(town: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """One cycle with its real child, but for the scores: a tiny random model has none worth comparing."""
+    """One cycle, but for the scores: a tiny random model has none worth comparing."""
 
     def cycle(**scores: tuple[float, float]) -> dict[str, Any]:
-        def child(*given: Any, **how: Any) -> dict[str, Any]:
-            evidence = run_child(*given, **how)
+        def scored(*given: Any, **how: Any) -> dict[str, Any]:
+            evidence = in_this_process(*given, **how)
             items = [
                 evidence["items"][0]
                 | {"example_id": f"{name}{number}", "set": name, "document_id": f"d{number % 12}"}
@@ -79,7 +78,7 @@ def learn(town: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
             pairs = [gate.Pair(**{field: item[field] for field in gate.Pair.__slots__}) for item in items]
             return evidence | {"items": items, "decision": asdict(gate.decide(pairs))}
 
-        monkeypatch.setattr("daemon.refresh.run_child", child)
+        monkeypatch.setattr("daemon.refresh.run_child", scored)
         return refresh(town.runtime, trigger="test", on_progress=lambda _stage: None, stop=threading.Event())
 
     return cycle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from daemon.refresh import MOST_RESUMES, MOST_TIMES, _job, folder_of, refresh, r
 from daemon.settings import Generator, Refresh, Rule, Source
 from store.errors import NotFound, TrainingFailed
 from store.types import Ended
-from tests.daemon.conftest import World
+from tests.daemon.conftest import World, in_this_process
 from tests.daemon.test_learning import CREATURES, text
 from tests.trainers.conftest import make_example, tiny_path  # noqa: F401 - a fixture
 from trainers import answers, cycle, examples, experts, gate, lora
@@ -36,12 +35,6 @@ def farm(world: World, tiny_path: Path) -> World:  # noqa: F811
 @pytest.fixture
 def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """The training runs in this process, which has loaded what a child takes seconds to load."""
-
-    def in_this_process(folder: Path, **_: Any) -> dict[str, Any]:
-        cycle.run(folder)
-        found: dict[str, Any] = json.loads((folder / cycle.EVIDENCE).read_text())
-        return found
-
     monkeypatch.setattr("daemon.refresh.run_child", in_this_process)
 
 
