@@ -24,7 +24,7 @@ from trainers.model import first_layer, resolve
 CONTROL = "control"
 RESUMED = "resumed"  # a byte for each time that a cycle was gone on with
 MOST_TIMES = 2  # the minutes of the settings, in all: after these the child decides by what it has
-GRACE_SECONDS = 300.0  # and then it is ended
+OVERTIME_SECONDS = 300.0  # and after these it is ended
 MOST_RESUMES = 3  # what memex itself dies of shall not be tried at every start
 
 
@@ -164,7 +164,7 @@ def _train_and_evaluate(
         memory_mb=limits.memory_mb or None,
         on_progress=lambda progress: on_progress(dict(progress)),
         stop=stop,
-        timeout=60 * minutes + GRACE_SECONDS,
+        timeout=60 * minutes + OVERTIME_SECONDS,
     )
 
 

@@ -104,6 +104,8 @@ def test_a_guard_that_fell_to_its_margin_passes_as_rarely_as_stated_and_one_that
 
     assert passed(MARGINS["noise"], "noise") == pytest.approx(LOOKS[-1][2], abs=0.08)
     assert passed(3 * MARGINS["noise"], "noise") < 0.06
+    assert passed(-0.1, "noise") > 0.75  # it gained with the fresh ones
+    assert passed(0.0, "abstain") > 0.5
     assert passed(0.0, "noise", 48) > 0.65
 
 
