@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, insert
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, and_, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from store.catalogue.tables import AdapterRow, ExampleRow, RetrievalRow, RunRow
@@ -46,9 +46,17 @@ def set_feedback(session: Session, retrieval_id: str, feedback: str, correction:
 
 
 def judged(session: Session, limit: int) -> list[Retrieval]:
-    """The newest retrievals whose answer is known to be right, or was corrected; newest first."""
-    right = (RetrievalRow.feedback == "good", RetrievalRow.fault == "citation")
-    return _newest(session, select(RetrievalRow).where(or_(*right, col(RetrievalRow.correction).is_not(None))), limit)
+    """The newest retrievals whose answer is known to be right, or was corrected; newest first. Not among them is what
+    was accepted once, if the same answer to the same question was called bad later."""
+    corrected = col(RetrievalRow.correction).is_not(None)
+    accepted = or_(col(RetrievalRow.feedback) == "good", col(RetrievalRow.fault) == "citation")
+    bad = and_(col(RetrievalRow.feedback) == "bad", col(RetrievalRow.fault).is_distinct_from("citation"))
+    said = col(RetrievalRow.query), col(RetrievalRow.answer)
+    refused = select(*said, func.max(RetrievalRow.at).label("at")).where(bad).group_by(*said).subquery()
+    stands = or_(refused.c.at.is_(None), refused.c.at < col(RetrievalRow.at))
+    same = and_(refused.c.query == said[0], refused.c.answer == said[1])
+    query = select(RetrievalRow).outerjoin(refused, same).where(or_(corrected, and_(accepted, stands)))
+    return _newest(session, query, limit)
 
 
 def unjudged(session: Session, limit: int) -> list[Retrieval]:

@@ -272,6 +272,25 @@ def test_a_bad_verdict_without_the_right_answer_teaches_nothing(house: World) ->
             operations.feedback(house.runtime, retrieval, verdict, None, fault)
 
 
+def test_an_accepted_answer_that_is_called_bad_later_teaches_no_more(house: World) -> None:
+    """Until someone accepts it again. Another answer's fault, or a wrong citation, says nothing of it."""
+    said = ["40 minutes"]
+    serve(house, lambda prompt: said[-1])
+
+    def taught(answer: str, *verdict: str | None) -> list[str | None]:
+        said.append(answer)
+        retrieval = operations.ask(house.runtime, BREAD)["retrieval_id"]
+        operations.feedback(house.runtime, retrieval, *verdict)
+        return [one.feedback for one in house.runtime.memory.journal.judged(10)]
+
+    assert taught("40 minutes", "good") == ["good"]
+    assert taught("an hour", "bad") == ["good"]
+    assert taught("40 minutes", "bad", None, "citation") == ["bad", "good"]
+    assert taught("40 minutes", "bad", None, "wrong") == []
+    assert taught("40 minutes", "good") == ["good"]
+    assert taught("40 minutes", "bad", "40 minutes at 230 degrees") == ["bad"]
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
