@@ -61,7 +61,13 @@ def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World, monkeypatch: 
     farm.reopen(refresh=Refresh(minutes=6.0))
     full = recipe(farm.runtime).fresh
     assert told(full, 20).startswith(f"{full} fresh items from 20 documents show a gain of ")
-    assert "set refresh.minutes = " in told(full, 20)
+    advised = int(told(full, 20).split("set refresh.minutes = ")[1])
+    asked = []
+    for minutes in (advised - 1, advised):
+        farm.reopen(refresh=Refresh(minutes=minutes))
+        asked.append(recipe(farm.runtime).fresh)
+    assert asked[0] < gate.items_for(Refresh().min_gain) <= asked[1], "what is advised is enough, and no more than that"
+    farm.reopen(refresh=Refresh(minutes=6.0))
     assert "ingest more: it takes " in told(full - 1, 20), "more minutes would not help"
     assert "too few to tell (at least 20 from 8)" in told(full, 7)
     assert "too few to tell" in told(19, 19)
