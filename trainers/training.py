@@ -23,6 +23,8 @@ from trainers.packing import Page, answers_loss, inputs, total_weight
 CHECKPOINT_SECONDS = 30.0
 CHECKS = 6  # of the held-out pages, in a whole run
 PATIENCE = 3  # checks without a better loss, after which training ends
+# Adam's first steps move each weight by the whole rate, whatever its gradient: what was learned before is lost to them.
+LEAST_WARMUP = 8  # steps, or half of a shorter run
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +136,9 @@ def batches(pages: Sequence[Page], settings: lora.Settings) -> Iterator[list[Pag
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
-    """The share of the learning rate at a step, counted from 0: a linear rise, then a linear fall."""
-    rising = max(1, round(warmup * steps))
+    """The share of the learning rate at a step, counted from 0: a linear rise, over `warmup` of the steps or
+    LEAST_WARMUP of them, then a linear fall."""
+    rising = max(1, round(warmup * steps), min(LEAST_WARMUP, steps // 2))
     return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
 
 

@@ -57,6 +57,21 @@ def test_a_page_has_the_loss_and_the_gradient_of_its_items_one_by_one(tiny_path:
         assert torch.allclose(weight.grad, expected[name], rtol=1e-3, atol=1e-6), name
 
 
+def test_a_short_run_too_begins_with_small_steps(tiny_path: Path) -> None:
+    """Adam's first one moves each weight by the whole rate: at full rate it undoes what the adapter had learned."""
+    assert [training.rate(step, 8, 0.1) for step in range(8)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert [training.rate(step, 400, 0.1) for step in (0, 39, 40, 220, 399)] == [1 / 40, 1.0, 1.0, 0.5, 1 / 360]
+    assert training.rate(0, 1, 0.1) == 1.0
+    model = prepared(tiny_path)
+    before, moved = weights(model), []
+
+    def watch(done: int, total: int) -> None:
+        moved.append(max(float((one - before[name]).abs().max()) for name, one in weights(model).items()))
+
+    train(model.model, make_pages(model), [], SETTINGS, watch)
+    assert 0 < moved[0] <= 1.01 * SETTINGS.lr / 4 < max(moved)
+
+
 def test_weights_of_items_count(tiny_path: Path) -> None:
     model = prepared(tiny_path)
     (one,) = make_pages(model, count=2, per_page=2)
