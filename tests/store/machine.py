@@ -59,6 +59,7 @@ FORGET = (
     "store.forgetting.forgetting.begin",
     "store.forgetting._forget_vectors",
     "store.vectors.Generations.purge",
+    "store.vectors.upkeep.rewrite",
     "store.vectors.upkeep.create_text_index",
     "store.vectors.Generations.tag",
     "store.forgetting.sync_filesystem",

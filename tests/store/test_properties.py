@@ -24,7 +24,8 @@ CUTS = {
 }
 
 # Met a few times in 50,000 steps, as a kill or as an error but not always as both: the one takes a table of which most
-# is deleted, the other one that has something to tidy just then (`test_maintenance.py` tries both on it).
+# is deleted, or a fragment that what is forgotten shares with others; the other a table that has something to tidy just
+# then (`test_maintenance.py` tries both on it).
 RARE = {"store.vectors.upkeep.rewrite", "store.maintenance.heads.move_head"}
 
 
