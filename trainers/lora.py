@@ -39,7 +39,7 @@ class Settings:
     first_layer: int = 0  # the layers below have no adapter, and run once per page
     lr: float = 3e-3
     keep: float = 4.0  # the weight of what the model said before of plain text, beside the loss per answer token
-    warmup: float = 0.1  # share of the steps (8 at least) over which the rate grows to `lr`; then it falls linearly
+    warmup: float = 0.1  # share of the steps (more where these are few) over which the rate grows to `lr`
     batch: int = 4
     max_steps: int = 32
     minutes: float = 4.0

@@ -136,8 +136,8 @@ def batches(pages: Sequence[Page], settings: lora.Settings) -> Iterator[list[Pag
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
-    """The share of the learning rate at a step, counted from 0: a linear rise, over `warmup` of the steps or
-    LEAST_WARMUP of them, then a linear fall."""
+    """The share of the learning rate at a step, counted from 0: a linear rise over `warmup` of the steps, but at least
+    LEAST_WARMUP of them or half of a shorter run, then a linear fall."""
     rising = max(1, round(warmup * steps), min(LEAST_WARMUP, steps // 2))
     return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
 

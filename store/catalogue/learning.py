@@ -47,7 +47,7 @@ def set_feedback(session: Session, retrieval_id: str, feedback: str, correction:
 
 def judged(session: Session, limit: int) -> list[Retrieval]:
     """The newest retrievals whose answer is known to be right, or was corrected; newest first. Not among them is what
-    was accepted once, if the same answer to the same question was called bad later."""
+    was accepted, if the same answer, word for word, was given to the same question later and called bad then."""
     corrected = col(RetrievalRow.correction).is_not(None)
     accepted = or_(col(RetrievalRow.feedback) == "good", col(RetrievalRow.fault) == "citation")
     bad = and_(col(RetrievalRow.feedback) == "bad", col(RetrievalRow.fault).is_distinct_from("citation"))
