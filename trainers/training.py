@@ -32,8 +32,8 @@ class Training:
     """What a training run did.
 
     `losses`: the mean loss per answer token of each step; `held_out`: (steps by then, the same on the held-out pages);
-    `best`: the step whose weights were kept; `tokens`: read in training; `seconds`: wall-clock, with those before a
-    kill.
+    `best`: the step whose weights were kept, 0 for those that it began with; `tokens`: read in training; `seconds`:
+    wall-clock, with those before a kill.
     """
 
     losses: tuple[float, ...]
@@ -55,7 +55,7 @@ def train(
     adapter: str = lora.CANDIDATE,
 ) -> Training:
     """Train the adapter on `model` that `lora.prepare` made, or the one that `lora.fork` did under this name, and leave
-    the best weights in it.
+    the best weights in it, be it those that it began with.
 
     Same model, pages, settings and thread count give the same weights on a CPU, as long as the time budget does not cut
     the run short; a kill changes nothing, where `resume` is a file to keep the state in. Ends after `max_steps` or
@@ -74,6 +74,8 @@ def train(
     spent = state.seconds
     loss_of = _Loss(model, settings)
     planned = _planned(state, settings)
+    if held_out and not state.held_out:
+        _check(state, loss_of, held_out, weights)
     for step, batch in enumerate(batches(pages, settings)):
         if step < state.step:
             continue  # done before the kill
@@ -115,7 +117,7 @@ def train(
     return Training(
         losses=tuple(state.losses),
         held_out=tuple(state.held_out),
-        best=state.best_step or state.step,
+        best=state.best_step if state.best else state.step,
         examples=state.examples,
         tokens=state.tokens,
         seconds=state.seconds,
@@ -192,7 +194,7 @@ def _check(state: State, loss_of: _Loss, held_out: Sequence[Page], weights: Mapp
 
 
 def _stalled(state: State) -> bool:
-    """Whether the latest checks were all worse than the best."""
-    return state.best_step > 0 and [step for step, _ in state.held_out].index(state.best_step) < (
-        len(state.held_out) - PATIENCE
-    )
+    """Whether the latest checks were all worse than an earlier one. The start is none of them: at full rate the loss may
+    rise above it, to fall below as the rate does."""
+    losses = [loss for step, loss in state.held_out if step]
+    return bool(losses) and losses.index(min(losses)) < len(losses) - PATIENCE
