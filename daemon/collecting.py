@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from daemon.evaluation.questions import from_file, right_answer
+from daemon.evaluation.questions import from_file, right_answer, right_ones, taken_back
 from daemon.quarantine import Quarantine
 from daemon.runtime import Runtime
 from daemon.settings import Control
@@ -33,7 +33,8 @@ Json = dict[str, Any]
 
 
 def collect(runtime: Runtime, episode: int, control: Control | None = None) -> list[Example]:
-    """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor.
+    """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor, nor teaches
+    again what was called bad since.
 
     A control leaves something out: `padding` has new examples in the place of those of earlier cycles, `no-replay`
     nothing, `no-distractors` trains on the right passage alone.
@@ -47,12 +48,12 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
     def search(question: str, k: int) -> Sequence[Hit]:
         return quarantine.outside(memory.search(question, k).hits)
 
-    earlier = memory.journal.examples()
+    earlier, wrong = memory.journal.examples(), taken_back(memory)
     return build(
         chunks,
         search,
         answered(runtime, quarantine, search),
-        [one for one in earlier if not quarantine.touches_example(one)],
+        [one for one in earlier if not quarantine.touches_example(one) and (one.question, one.target) not in wrong],
         sides(earlier),  # of what is in quarantine too: its neighbours stay where they were
         recipe(runtime, control),
         seed=0,
@@ -144,7 +145,7 @@ def _judged(runtime: Runtime, quarantine: Quarantine) -> list[Answered]:
     """Judged retrievals of which something that they found is left and trusted; the newest come first and weigh the
     most."""
     found = []
-    judged = [one for one in runtime.memory.journal.judged(LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
+    judged = [one for one in right_ones(runtime.memory, LATEST_RETRIEVALS) if not quarantine.touches_answer(one)]
     for age, one in enumerate(judged):
         answer = right_answer(one)
         hits = quarantine.outside(runtime.memory.by_id([hit["chunk_id"] for hit in one.hits]))

@@ -105,6 +105,12 @@ class Journal:
         with self._database.read() as session:
             return learning.judged(session, limit)
 
+    def verdicts(self) -> list[tuple[str, str, bool]]:
+        """What was said of answers, and the corrections: question, text, whether it was called right; in the order in
+        which the answers were given."""
+        with self._database.read() as session:
+            return learning.verdicts(session)
+
     def unjudged(self, limit: int) -> list[Retrieval]:
         """The latest answers that nobody has judged, newest first."""
         with self._database.read() as session:

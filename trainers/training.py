@@ -194,7 +194,7 @@ def _check(state: State, loss_of: _Loss, held_out: Sequence[Page], weights: Mapp
 
 
 def _stalled(state: State) -> bool:
-    """Whether the latest checks were all worse than an earlier one. The start is none of them: at full rate the loss may
-    rise above it, to fall below as the rate does."""
+    """Whether the latest checks were all worse than an earlier one. The start is none of them: at full rate the loss
+    may rise above it, to fall below as the rate does."""
     losses = [loss for step, loss in state.held_out if step]
     return bool(losses) and losses.index(min(losses)) < len(losses) - PATIENCE

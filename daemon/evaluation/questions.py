@@ -79,7 +79,7 @@ def logged(memory: Memory, state: State) -> QuestionSet:
     answer cites."""
     paths = {one.document_id: one.path for one in memory.live_at(state.head).values()}
     found: dict[str, Question] = {}
-    for one in memory.journal.judged(LATEST):  # newest first: the last word on a question counts
+    for one in right_ones(memory, LATEST):  # newest first: the last word on a question counts
         found.setdefault(one.query, _judged(one, paths))
     complaint = "no answer was judged yet; `memex feedback` and `memex review` do that"
     return _filled(
@@ -121,9 +121,26 @@ def _in_turn(queues: Iterable[Iterator[Question]]) -> Iterator[Question]:
         yield from (one for one in row if one is not None)
 
 
+def right_ones(memory: Memory, limit: int) -> list[Retrieval]:
+    """Of the latest retrievals whose answer was accepted or corrected those whose right answer was not taken back,
+    newest first."""
+    wrong = taken_back(memory)
+    return [one for one in memory.journal.judged(limit) if (one.query, right_answer(one)) not in wrong]
+
+
+def taken_back(memory: Memory) -> frozenset[tuple[str, str]]:
+    """Questions with an answer that was called bad when it was given last. Other citations are no other answer."""
+    last = {(question, _plain(answer)): right for question, answer, right in memory.journal.verdicts()}
+    return frozenset(one for one, right in last.items() if not right)
+
+
 def right_answer(one: Retrieval) -> str:
     """Of a judged retrieval: the correction, or the accepted answer without its citation marks; "" where neither is."""
-    return one.correction or MARK.sub("", one.answer or "").strip()
+    return one.correction or _plain(one.answer or "")
+
+
+def _plain(answer: str) -> str:
+    return MARK.sub("", answer).strip()
 
 
 def _judged(one: Retrieval, paths: Mapping[str, str]) -> Question:

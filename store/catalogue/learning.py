@@ -8,12 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, insert
-from sqlmodel import Session, and_, col, or_, select
+from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from store.catalogue.tables import AdapterRow, ExampleRow, RetrievalRow, RunRow
 from store.types import GENERATOR, Ended, Example, Passage, Retrieval, Run
 
+# Or there is only something to say against what it cites.
+_CALLED_RIGHT = or_(col(RetrievalRow.feedback) == "good", col(RetrievalRow.fault) == "citation")
 _ADD_RETRIEVAL = insert(RetrievalRow.__table__)  # type: ignore[attr-defined]
 
 
@@ -46,17 +48,22 @@ def set_feedback(session: Session, retrieval_id: str, feedback: str, correction:
 
 
 def judged(session: Session, limit: int) -> list[Retrieval]:
-    """The newest retrievals whose answer is known to be right, or was corrected; newest first. Not among them is what
-    was accepted, if the same answer, word for word, was given to the same question later and called bad then."""
-    corrected = col(RetrievalRow.correction).is_not(None)
-    accepted = or_(col(RetrievalRow.feedback) == "good", col(RetrievalRow.fault) == "citation")
-    bad = and_(col(RetrievalRow.feedback) == "bad", col(RetrievalRow.fault).is_distinct_from("citation"))
-    said = col(RetrievalRow.query), col(RetrievalRow.answer)
-    refused = select(*said, func.max(RetrievalRow.at).label("at")).where(bad).group_by(*said).subquery()
-    stands = or_(refused.c.at.is_(None), refused.c.at < col(RetrievalRow.at))
-    same = and_(refused.c.query == said[0], refused.c.answer == said[1])
-    query = select(RetrievalRow).outerjoin(refused, same).where(or_(corrected, and_(accepted, stands)))
+    """The newest retrievals whose answer was called right, or was corrected; newest first."""
+    query = select(RetrievalRow).where(or_(_CALLED_RIGHT, col(RetrievalRow.correction).is_not(None)))
     return _newest(session, query, limit)
+
+
+def verdicts(session: Session) -> list[tuple[str, str, bool]]:
+    """Each judged answer and each correction: question, text, whether it was called right; oldest first."""
+    given = col(RetrievalRow.answer), _CALLED_RIGHT, col(RetrievalRow.correction)
+    judged = select(RetrievalRow.query, *given).where(col(RetrievalRow.feedback).is_not(None))
+    found = []
+    for question, answer, right, correction in session.exec(judged.order_by(col(RetrievalRow.at))):
+        if answer is not None:
+            found.append((question, answer, bool(right)))
+        if correction is not None:
+            found.append((question, correction, True))
+    return found
 
 
 def unjudged(session: Session, limit: int) -> list[Retrieval]:

@@ -7,6 +7,8 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -281,14 +283,23 @@ def test_an_accepted_answer_that_is_called_bad_later_teaches_no_more(house: Worl
         said.append(answer)
         retrieval = operations.ask(house.runtime, BREAD)["retrieval_id"]
         operations.feedback(house.runtime, retrieval, *verdict)
-        return [one.feedback for one in house.runtime.memory.journal.judged(10)]
+        return [questions.right_answer(one) for one in questions.right_ones(house.runtime.memory, 10)]
 
-    assert taught("40 minutes", "good") == ["good"]
-    assert taught("an hour", "bad") == ["good"]
-    assert taught("40 minutes", "bad", None, "citation") == ["bad", "good"]
+    baked = "40 minutes at 230 degrees"
+    assert taught("40 minutes", "good") == ["40 minutes"]
+    assert taught("an hour", "bad") == ["40 minutes"]
+    assert taught("40 minutes", "bad", None, "citation") == ["40 minutes"] * 2
     assert taught("40 minutes", "bad", None, "wrong") == []
-    assert taught("40 minutes", "good") == ["good"]
-    assert taught("40 minutes", "bad", "40 minutes at 230 degrees") == ["bad"]
+    assert taught("40 minutes", "good") == ["40 minutes"] * 3
+    assert taught("40 minutes", "bad", baked) == [baked]
+    said.append("40 minutes")
+    memory = house.runtime.memory
+    given = memory.journal.retrieval(operations.ask(house.runtime, BREAD)["retrieval_id"])
+    assert given.answer == "40 minutes [1]"
+    marked = replace(given, retrieval_id="marked", at=datetime.now(UTC), answer=f"{baked} [1][2]")
+    memory.journal.record(memory.head(), marked)
+    memory.journal.feedback("marked", "bad")
+    assert questions.right_ones(memory, 10) == [], "a correction too, whatever is cited"
 
 
 @pytest.mark.parametrize(

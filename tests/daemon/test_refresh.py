@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from daemon.exporting import export_adapter
 from daemon.refresh import MOST_RESUMES, MOST_TIMES, _job, folder_of, refresh, resumable
 from daemon.settings import Generator, Refresh, Rule, Source
 from store.errors import NotFound, TrainingFailed
-from store.types import Ended
+from store.types import Ended, Retrieval
 from tests.daemon.conftest import World, in_this_process
 from tests.daemon.test_learning import CREATURES, text
 from tests.trainers.conftest import make_example, tiny_path  # noqa: F401 - a fixture
@@ -253,6 +254,27 @@ def test_controls_leave_out_what_they_say(farm: World) -> None:
     assert all(one.episode == run + 1 for one in trained("no-replay"))
     assert all(len(one.passages) == 1 for one in trained("no-distractors") if one.episode == run + 1)
     assert any(len(one.passages) > 1 for one in trained(None))
+
+
+def test_what_is_called_bad_is_not_replayed(farm: World) -> None:
+    """Nor does an evaluation ask for it again."""
+    farm.reopen(refresh=Refresh(minutes=4.0, max_steps=8, replay=0.5))
+    journal, head = farm.runtime.memory.journal, farm.runtime.memory.head()
+    run = journal.begin_run(trigger="test", move=1, incumbent=None)
+    journal.add_examples(run, collect(farm.runtime, episode=run))
+
+    def replayed(split: str) -> set[tuple[str, str]]:
+        made = [one for one in collect(farm.runtime, run + 1) if one.split == split and one.episode == run]
+        return {(one.question, one.target) for one in made if one.gold is not None}
+
+    before = {split: replayed(split) for split in ("train", "anchor")}
+    for number, (question, answer) in enumerate(sorted(before["train"])[:2] + sorted(before["anchor"])[:2]):
+        said = Retrieval(f"r{number}", datetime.now(UTC), question, "adapter", 1, (), f"{answer} [1]")
+        journal.record(head, said)
+        journal.feedback(said.retrieval_id, "bad" if number % 2 else "good")
+    for split, was in before.items():
+        assert sorted(was)[1] not in replayed(split)
+        assert sorted(was)[0] in replayed(split)
 
 
 def test_given_questions_are_learned_from(farm: World, tmp_path: Path) -> None:
