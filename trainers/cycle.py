@@ -148,6 +148,9 @@ def run(run_dir: Path) -> None:
     result = compare(candidate, replace(bare, attached=incumbent), until=until, progress=partial(tell, "evaluate"))
     evaluating = time.monotonic() - began
     experts_kept = {domain: one for domain, one in made.items() if domain in candidate.attached}
+    if not (training.best or experts_kept):
+        told = f"{result.decision.reason}; training found nothing that helps other pages"
+        result = replace(result, decision=replace(result.decision, reason=told))
     lora.write_card(run_dir / ADAPTER, settings, _card(job, model.fingerprint, learned, experts_kept, result))
     trainings = [training, *(one.training for one in made.values())]
     evidence = {

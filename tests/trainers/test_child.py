@@ -87,6 +87,24 @@ def test_a_run_leaves_an_adapter_and_evidence_item_by_item(tiny_path: Path, tmp_
     assert all(item["candidate"] == item["incumbent"] for item in asked)
 
 
+def test_a_run_that_only_unlearns_leaves_what_it_went_on_from(tiny_path: Path, tmp_path: Path) -> None:
+    items = [*(make_example(number) for number in range(30, 54)), *ITEMS[6:]]  # two pages more are kept back
+    first, again = tmp_path / "first", tmp_path / "again"
+    cycle.write_job(first, job(tiny_path, training=lora.Settings(max_steps=24)), items)
+    evidence = run_child(first, nice=0)
+    assert evidence["best_step"] > 0
+    assert "nothing that helps" not in evidence["decision"]["reason"]
+    adapter = str(first / cycle.ADAPTER)
+    wild = lora.Settings(max_steps=24, lr=1.0)
+    cycle.write_job(again, job(tiny_path, training=wild, start=adapter, incumbent=adapter), items)
+    repeated = run_child(again, nice=0)
+    assert repeated["best_step"] == 0 < repeated["steps"]
+    assert repeated["adapter_sha256"] == evidence["adapter_sha256"]
+    assert "training found nothing that helps other pages" in repeated["decision"]["reason"]
+    asked = [item for item in repeated["items"] if item["set"] != "general"]
+    assert all(item["candidate"] == item["incumbent"] for item in asked)
+
+
 def test_what_users_said_is_trained_on() -> None:
     """They come first of what is found, so it was their pages that only told when to stop."""
     groups = [[make_example(number)] for number in range(24)]
