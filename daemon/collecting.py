@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from daemon.evaluation.questions import from_file, right_answer, right_ones, taken_back
+from daemon.evaluation.questions import from_file, plain, right_answer, right_ones, taken_back
 from daemon.quarantine import Quarantine
 from daemon.runtime import Runtime
 from daemon.settings import Control
@@ -33,8 +33,8 @@ Json = dict[str, Any]
 
 
 def collect(runtime: Runtime, episode: int, control: Control | None = None) -> list[Example]:
-    """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor, nor teaches
-    again what was called bad since.
+    """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor, and none has
+    an answer to its question that was called bad when it was given last.
 
     A control leaves something out: `padding` has new examples in the place of those of earlier cycles, `no-replay`
     nothing, `no-distractors` trains on the right passage alone.
@@ -48,17 +48,19 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
     def search(question: str, k: int) -> Sequence[Hit]:
         return quarantine.outside(memory.search(question, k).hits)
 
-    earlier, wrong = memory.journal.examples(), taken_back(memory)
-    return build(
+    earlier = memory.journal.examples()
+    made = build(
         chunks,
         search,
         answered(runtime, quarantine, search),
-        [one for one in earlier if not quarantine.touches_example(one) and (one.question, one.target) not in wrong],
+        [one for one in earlier if not quarantine.touches_example(one)],
         sides(earlier),  # of what is in quarantine too: its neighbours stay where they were
         recipe(runtime, control),
         seed=0,
         episode=episode,
     )
+    wrong = taken_back(memory)
+    return [one for one in made if one.gold is None or (one.question, plain(one.target)) not in wrong]
 
 
 def recipe(runtime: Runtime, control: Control | None = None) -> Recipe:

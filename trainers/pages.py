@@ -156,14 +156,17 @@ def _misleading(
 ) -> list[Passage]:
     """A passage that says something false of what one of the questions asks, or that gives orders, in words to be
     `learned` or others; [] where that cannot be made."""
-    source, other = rng.choice(chosen), rng.choice(sources)
+    others = [source for source in sources if source not in chosen]
+    if not others:
+        return []
+    source, other = rng.choice(chosen), rng.choice(others)
     right = source.passage
-    if rng.random() < 0.5:
-        text = rng.choice(DENIALS[learned]).format(text=right.text.replace(source.answer, other.answer))
-    else:
-        text = rng.choice(ORDERS[learned]).format(text=other.passage.text, answer=other.answer)
-    passage = replace(right, text=text)
-    return [] if any(_holds(passage, one.answer) for one in chosen) else [passage]
+    texts = [rng.choice(ORDERS[learned]).format(text=other.passage.text, answer=other.answer)]
+    if source.answer in right.text:  # what users said may stand there in other words
+        false = right.text.replace(source.answer, other.answer)
+        texts.append(rng.choice(DENIALS[learned]).format(text=false))
+    made = [replace(right, text=text) for text in rng.sample(texts, len(texts))]
+    return [passage for passage in made if not any(_holds(passage, one.answer) for one in chosen)][:1]
 
 
 def _dressed(passage: Passage, layout: Layout, rng: random.Random) -> Passage:

@@ -21,8 +21,8 @@ from trainers.keeping import Kept, drift
 from trainers.packing import Page, answers_loss, inputs, total_weight
 
 CHECKPOINT_SECONDS = 30.0
-CHECKS = 6  # of the held-out pages, in a whole run
-PATIENCE = 3  # checks without a better loss, after which training ends
+CHECKS = 6  # of the held-out pages, in a whole run, after that of the start
+PATIENCE = 3  # of them without a better loss, after which training ends
 # Adam's first steps move each weight by the whole rate, whatever its gradient: what was learned before is lost to them.
 LEAST_WARMUP = 8  # steps, or half of a shorter run
 
@@ -58,10 +58,10 @@ def train(
     the best weights in it, be it those that it began with.
 
     Same model, pages, settings and thread count give the same weights on a CPU, as long as the time budget does not cut
-    the run short; a kill changes nothing, where `resume` is a file to keep the state in. Ends after `max_steps` or
-    `minutes`, whichever is first (steps that would not fit are not begun), or when the loss on `held_out` no longer
-    falls. Each step holds the model to one of `kept` as well. Raises TrainingFailed when there is nothing to train on
-    or not one step fits.
+    the run short; a kill changes nothing, where `resume` is a file to keep the state in. Looks at `held_out` first, and
+    ends `max_steps` or `minutes` later, whichever is first (steps that would not fit are not begun), or when the loss
+    there no longer falls. Each step holds the model to one of `kept` as well. Raises TrainingFailed when there is
+    nothing to train on or not one step fits.
     """
     import torch
 
@@ -70,12 +70,12 @@ def train(
     weights = lora.trainable(model, adapter)
     optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=0.0)
     state = checkpoint.read(resume, weights, optimizer)
-    started = written = time.monotonic()
-    spent = state.seconds
     loss_of = _Loss(model, settings)
-    planned = _planned(state, settings)
-    if held_out and not state.held_out:
+    if held_out and not state.step:
         _check(state, loss_of, held_out, weights)
+    started = written = time.monotonic()  # the look at the start is no part of what a step takes
+    spent = state.seconds
+    planned = _planned(state, settings)
     for step, batch in enumerate(batches(pages, settings)):
         if step < state.step:
             continue  # done before the kill

@@ -125,22 +125,23 @@ def right_ones(memory: Memory, limit: int) -> list[Retrieval]:
     """Of the latest retrievals whose answer was accepted or corrected those whose right answer was not taken back,
     newest first."""
     wrong = taken_back(memory)
-    return [one for one in memory.journal.judged(limit) if (one.query, right_answer(one)) not in wrong]
+    return [one for one in memory.journal.judged(limit) if (one.query, plain(right_answer(one))) not in wrong]
 
 
 def taken_back(memory: Memory) -> frozenset[tuple[str, str]]:
-    """Questions with an answer that was called bad when it was given last. Other citations are no other answer."""
-    last = {(question, _plain(answer)): right for question, answer, right in memory.journal.verdicts()}
+    """Questions, each with the `plain` text of an answer that was called bad when it was given last."""
+    last = {(question, plain(answer)): right for question, answer, right in memory.journal.verdicts()}
     return frozenset(one for one, right in last.items() if not right)
 
 
 def right_answer(one: Retrieval) -> str:
     """Of a judged retrieval: the correction, or the accepted answer without its citation marks; "" where neither is."""
-    return one.correction or _plain(one.answer or "")
+    return one.correction or plain(one.answer or "")
 
 
-def _plain(answer: str) -> str:
-    return MARK.sub("", answer).strip()
+def plain(answer: str) -> str:
+    """Equal for answers that differ in what they cite, or in their white space."""
+    return " ".join(MARK.sub("", answer).split())
 
 
 def _judged(one: Retrieval, paths: Mapping[str, str]) -> Question:

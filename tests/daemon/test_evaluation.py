@@ -285,7 +285,7 @@ def test_an_accepted_answer_that_is_called_bad_later_teaches_no_more(house: Worl
         operations.feedback(house.runtime, retrieval, *verdict)
         return [questions.right_answer(one) for one in questions.right_ones(house.runtime.memory, 10)]
 
-    baked = "40 minutes at 230 degrees"
+    baked = "40 minutes,  at 230 degrees"
     assert taught("40 minutes", "good") == ["40 minutes"]
     assert taught("an hour", "bad") == ["40 minutes"]
     assert taught("40 minutes", "bad", None, "citation") == ["40 minutes"] * 2
@@ -296,7 +296,7 @@ def test_an_accepted_answer_that_is_called_bad_later_teaches_no_more(house: Worl
     memory = house.runtime.memory
     given = memory.journal.retrieval(operations.ask(house.runtime, BREAD)["retrieval_id"])
     assert given.answer == "40 minutes [1]"
-    marked = replace(given, retrieval_id="marked", at=datetime.now(UTC), answer=f"{baked} [1][2]")
+    marked = replace(given, retrieval_id="marked", at=datetime.now(UTC), answer="40 minutes, at 230 degrees [1][2]")
     memory.journal.record(memory.head(), marked)
     memory.journal.feedback("marked", "bad")
     assert questions.right_ones(memory, 10) == [], "a correction too, whatever is cited"

@@ -256,25 +256,25 @@ def test_controls_leave_out_what_they_say(farm: World) -> None:
     assert any(len(one.passages) > 1 for one in trained(None))
 
 
-def test_what_is_called_bad_is_not_replayed(farm: World) -> None:
-    """Nor does an evaluation ask for it again."""
+def test_what_is_called_bad_is_neither_replayed_nor_made_again_nor_asked_for(farm: World) -> None:
     farm.reopen(refresh=Refresh(minutes=4.0, max_steps=8, replay=0.5))
     journal, head = farm.runtime.memory.journal, farm.runtime.memory.head()
     run = journal.begin_run(trigger="test", move=1, incumbent=None)
     journal.add_examples(run, collect(farm.runtime, episode=run))
 
-    def replayed(split: str) -> set[tuple[str, str]]:
-        made = [one for one in collect(farm.runtime, run + 1) if one.split == split and one.episode == run]
-        return {(one.question, one.target) for one in made if one.gold is not None}
+    def asked(split: str) -> list[tuple[str, str]]:
+        made = [one for one in collect(farm.runtime, run + 1) if one.split == split and one.gold is not None]
+        return sorted({(one.question, one.target) for one in made})
 
-    before = {split: replayed(split) for split in ("train", "anchor")}
-    for number, (question, answer) in enumerate(sorted(before["train"])[:2] + sorted(before["anchor"])[:2]):
-        said = Retrieval(f"r{number}", datetime.now(UTC), question, "adapter", 1, (), f"{answer} [1]")
-        journal.record(head, said)
-        journal.feedback(said.retrieval_id, "bad" if number % 2 else "good")
+    before = {split: asked(split) for split in ("train", "anchor", "fresh")}
     for split, was in before.items():
-        assert sorted(was)[1] not in replayed(split)
-        assert sorted(was)[0] in replayed(split)
+        for (question, answer), verdict in zip(was[:2], ("good", "bad"), strict=True):
+            said = Retrieval(f"{split}-{verdict}", datetime.now(UTC), question, "adapter", 1, (), f"{answer} [1]")
+            journal.record(head, said)
+            journal.feedback(said.retrieval_id, verdict)
+    for split, was in before.items():
+        assert was[1] not in asked(split)
+        assert set(was) & set(asked(split)), "what was not judged is, or was called good"
 
 
 def test_given_questions_are_learned_from(farm: World, tmp_path: Path) -> None:

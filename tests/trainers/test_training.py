@@ -164,7 +164,7 @@ def test_the_best_weights_on_what_is_held_out_are_kept(tiny_path: Path) -> None:
     assert loss == pytest.approx(min(losses), rel=1e-4)
 
 
-def test_what_only_grew_worse_stays_as_it_was(tiny_path: Path) -> None:
+def test_what_only_grew_worse_stays_as_it_was(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The held-out page was learned before, and is unlearned now."""
     settings = dataclasses.replace(SETTINGS, max_steps=60, lr=5e-2, batch=1)
     model = prepared(tiny_path, settings)
@@ -173,9 +173,28 @@ def test_what_only_grew_worse_stays_as_it_was(tiny_path: Path) -> None:
     before = weights(model)
     for weight in lora.trainable(model.model).values():
         weight.requires_grad_(True)
-    done = train(model.model, [learned], [held_out], settings)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+
+    def kill(done: int, total: int) -> None:
+        if done == 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model.model, [learned], [held_out], settings, kill, tmp_path / "c.safetensors")
+    assert not equal(weights(model), before)
+    done = train(model.model, [learned], [held_out], settings, resume=tmp_path / "c.safetensors")
     assert done.best == 0 < len(done.losses) < 60
+    assert min(loss for _, loss in done.held_out) == done.held_out[0][1]
     assert equal(weights(model), before)
+
+
+def test_the_start_does_not_count_among_the_checks_that_end_a_run() -> None:
+    """The loss may rise above it as the rate does, and fall below it in the end."""
+    checks = [(0, 1.0), (10, 3.0), (20, 2.5), (30, 2.0), (40, 1.5)]
+    assert not training._stalled(checkpoint.State(held_out=checks))
+    assert not training._stalled(checkpoint.State(held_out=[*checks, (50, 1.6), (60, 1.6)]))
+    assert training._stalled(checkpoint.State(held_out=[*checks, (50, 1.6), (60, 1.6), (70, 1.6)]))
+    assert not training._stalled(checkpoint.State(held_out=checks[:1]))
 
 
 def test_a_kill_costs_nothing(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
