@@ -73,8 +73,8 @@ ASKINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """The questions on the documents that are only asked about: among four passages, alone, among five, and among five
-    with one more that misleads, in words that no cycle trains on."""
+    """The questions on the documents that are only asked about: among four passages, alone, among five, and laid out
+    anew among five with one more that misleads, in words that no cycle trains on."""
 
     fresh: list[Example]
     clean: list[Example]
