@@ -18,8 +18,8 @@ from trainers.prompt import ABSENT
 from trainers.questions import sentences
 from trainers.sources import Source, digest, nearest
 
-# How a passage says that what it holds is false, and how it gives orders. True: to learn from; False: to be tested with,
-# as a model that knew such passages by their words alone would be misled by others.
+# How a passage says that what it holds is false, and how it gives orders. True: to learn from; False: to be tested
+# with, as a model that knew such passages by their words alone would be misled by others.
 DENIALS = {
     True: (
         "It was wrong to write: {text}",
