@@ -34,7 +34,7 @@ from trainers.footprint import is_short
 from trainers.model import LanguageModel
 from trainers.packing import Item, Page, page
 from trainers.precision import bf16_pays
-from trainers.sources import digest
+from trainers.sources import FROM_USERS, digest
 from trainers.training import train
 
 JOB = "job.json"
@@ -44,7 +44,7 @@ ADAPTER = "adapter"
 EVIDENCE = "evidence.json"
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINTS = "checkpoint*.safetensors"  # with those of the experts
-MOST_KEPT_BACK = 1 / 4  # of the pages; with few documents there may be more, or none, and all are trained on
+KEPT_BACK = 12  # one page of so many is not trained on, and says when to stop
 _PR_SET_PDEATHSIG = 1
 
 Tell = Callable[[str, int, int], None]  # the stage, and how much of how much is done
@@ -92,8 +92,9 @@ def run(run_dir: Path) -> None:
     tell("load", 0, 1)
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
     learned = [example for example in given if example.split == "train"]
-    kept_back, groups = kept_back_first(examples.by_passages(learned))
+    groups = kept_back_first(examples.by_passages(learned))
     pages = [page([_item(model, example) for example in group]) for group in groups]
+    kept_back = len(pages) // KEPT_BACK
     short = is_short(model.model, pages, job.training.first_layer, job.memory_mb)
     settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=short)
     planned = experts.plan(groups[kept_back:])
@@ -147,9 +148,6 @@ def run(run_dir: Path) -> None:
     result = compare(candidate, replace(bare, attached=incumbent), until=until, progress=partial(tell, "evaluate"))
     evaluating = time.monotonic() - began
     experts_kept = {domain: one for domain, one in made.items() if domain in candidate.attached}
-    if result.decision.outcome != "promote" and not (training.best or made):
-        told = f"{result.decision.reason}; training found nothing that helps other documents"
-        result = replace(result, decision=replace(result.decision, reason=told))
     lora.write_card(run_dir / ADAPTER, settings, _card(job, model.fingerprint, learned, experts_kept, result))
     trainings = [training, *(one.training for one in made.values())]
     evidence = {
@@ -225,18 +223,13 @@ def _by_home(groups: Sequence[Sequence[Example]], pages: Sequence[Page]) -> dict
     return found
 
 
-def kept_back_first(groups: Sequence[list[Example]]) -> tuple[int, list[list[Example]]]:
-    """How many pages only tell when to stop, and all of them, these first."""
+def kept_back_first(groups: Sequence[list[Example]]) -> list[list[Example]]:
+    """In an order in which those that only tell when to stop may come first: what users said comes last."""
 
     def place(group: Sequence[Example]) -> tuple[bool, str]:
-        return not _is_kept_back(group), digest(group[0].example_id)
+        return any(one.kind in FROM_USERS for one in group), digest(group[0].example_id)
 
-    count = sum(map(_is_kept_back, groups))
-    return count if count <= MOST_KEPT_BACK * len(groups) else 0, sorted(groups, key=place)
-
-
-def _is_kept_back(group: Sequence[Example]) -> bool:
-    return all(examples.is_kept_back(one.kind, one.document_id) for one in group)
+    return sorted(groups, key=place)
 
 
 def _item(model: LanguageModel, example: Example) -> Item:

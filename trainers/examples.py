@@ -14,9 +14,7 @@ from pathlib import Path
 from store.durable import write_text
 from store.types import Example, Hit, Passage
 from trainers.pages import Layout, Room, pages
-from trainers.sources import FROM_USERS, Answered, Search, Source, digest, find
-
-KEPT_BACK = 12  # of so many documents to learn from one tells when to stop
+from trainers.sources import Answered, Search, digest, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ class Recipe:
     train: int = 128
     fresh: int = 24
     anchor: int = 12
-    noise: int = 12  # with twice as many passages less one, and one that misleads
+    noise: int = 12  # with twice as many passages less one
     abstain: int = 12
     held_out: float = 0.4  # share of the documents that are never trained on
     replay: float = 0.2  # training examples from earlier episodes, as a share of `train`
@@ -50,7 +48,7 @@ def build(
     `chunks` are the newest ones first, `replay` the examples of earlier episodes with the split they had, and `known`
     the `sides` of documents, by default those that `replay` shows. No document occurs, be it as a distractor, both in
     train and in another split, and no question is asked in both; a document keeps its side. Examples with the same
-    passages follow each other, and no page is kept back (see `is_kept_back`) for a part of its questions.
+    passages follow each other.
     """
     earlier = list({example.example_id: example for example in replay}.values())
     known = sides(earlier) if known is None else known
@@ -66,26 +64,17 @@ def build(
         sources = find(room.pool, side, search, answered, wanted, words=words, k=recipe.k, seed=seed)
         if held:
             honest = replace(recipe.layout, spread=False, adversarial=0.0)
-            wider = replace(honest, passages=2 * honest.passages - 1, absent=0.0, adversarial=1.0)
+            wider = replace(honest, passages=2 * honest.passages - 1, absent=0.0)
             fresh = pages(sources, room, honest, "fresh", seed, episode)  # with those of abstain
             made += _capped(fresh, "abstain", recipe.abstain)
             made += pages(sources[: recipe.noise], room, wider, "noise", seed, episode)
         else:
             alone = replace(recipe.layout, passages=1, spread=False, adversarial=0.0)
-            layout = alone if recipe.alone else recipe.layout
-            for some in _apart(sources):
-                made += pages(some, room, layout, "train", seed, episode)
+            made += pages(sources, room, alone if recipe.alone else recipe.layout, "train", seed, episode)
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
     # Two pages of the same passages, such as a page with one, can ask the same that is not there.
     unlike = {one.example_id: one for one in [*made, *again, *_drawn(anchor, recipe.anchor)]}
     return _unleaked(list(unlike.values()))
-
-
-def is_kept_back(kind: str, document_id: str) -> bool:
-    """Whether such a training example is not trained on, but tells when to stop: for ever, whatever cycle made it, as
-    what an adapter learned in one would tell nothing in the next. What users said is trained on.
-    """
-    return kind not in FROM_USERS and int(digest(f"kept back:{document_id}"), 16) % KEPT_BACK == 0
 
 
 def sides(earlier: Iterable[Example]) -> dict[str, bool]:
@@ -130,12 +119,6 @@ def read(path: Path) -> Iterator[Example]:
             fields = json.loads(line)
             passages = tuple(Passage(**passage) for passage in fields.pop("passages"))
             yield Example(**{**fields, "passages": passages, "answers": tuple(fields["answers"])})
-
-
-def _apart(sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
-    """Those that are trained on, and those that are kept back."""
-    kept_back = [one for one in sources if is_kept_back(one.kind, one.passage.document_id)]
-    return [one for one in sources if one not in kept_back], kept_back
 
 
 def _drawn(examples: Sequence[Example], count: int) -> list[Example]:

@@ -84,8 +84,7 @@ def train_experts(
     the folder `adapter`. They stay on the model. `pages` and `held_out` are by domain, as `home` says.
 
     They divide BUDGET of the minutes by their examples, and none goes over its examples more often than the shared
-    adapter goes over all of them. Each keeps its state beside `checkpoint`: a kill changes nothing. One that training
-    only made worse would be the shared adapter again, and is none.
+    adapter goes over all of them. Each keeps its state beside `checkpoint`: a kill changes nothing.
     """
     total = sum(len(page.items) for some in pages.values() for page in some)
     made = {}
@@ -105,9 +104,6 @@ def train_experts(
             resume=checkpoint.with_stem(f"{checkpoint.stem}-{folder}"),
             adapter=name,
         )
-        if not training.best:
-            lora.detach(model, {domain: Attached(name, "")})
-            continue
         sha256 = lora.save(model, adapter / lora.EXPERTS / folder, settings, name)
         made[domain] = Expert(folder, Attached(name, sha256), examples, training)
     return made

@@ -21,8 +21,8 @@ from trainers.keeping import Kept, drift
 from trainers.packing import Page, answers_loss, inputs, total_weight
 
 CHECKPOINT_SECONDS = 30.0
-CHECKS = 6  # of the held-out pages, in a whole run, after that of the start
-PATIENCE = 3  # of them without a better loss, after which training ends
+CHECKS = 6  # of the held-out pages, in a whole run
+PATIENCE = 3  # checks without a better loss, after which training ends
 # Adam's first steps move each weight by the whole rate, whatever its gradient: what was learned before is lost to them.
 LEAST_WARMUP = 8  # steps, or half of a shorter run
 
@@ -32,8 +32,8 @@ class Training:
     """What a training run did.
 
     `losses`: the mean loss per answer token of each step; `held_out`: (steps by then, the same on the held-out pages);
-    `best`: the step whose weights were kept, 0 for those that it began with; `tokens`: read in training; `seconds`:
-    wall-clock, with those before a kill.
+    `best`: the step whose weights were kept; `tokens`: read in training; `seconds`: wall-clock, with those before a
+    kill.
     """
 
     losses: tuple[float, ...]
@@ -55,13 +55,13 @@ def train(
     adapter: str = lora.CANDIDATE,
 ) -> Training:
     """Train the adapter on `model` that `lora.prepare` made, or the one that `lora.fork` did under this name, and leave
-    the best weights in it, be it those that it began with.
+    the best weights in it.
 
     Same model, pages, settings and thread count give the same weights on a CPU, as long as the time budget does not cut
-    the run short; a kill changes nothing, where `resume` is a file to keep the state in. Looks at `held_out` first, and
-    ends `max_steps` or `minutes` later, whichever is first (steps that would not fit are not begun), or when the loss
-    there no longer falls. Each step holds the model to one of `kept` as well. Raises TrainingFailed when there is
-    nothing to train on or not one step fits.
+    the run short; a kill changes nothing, where `resume` is a file to keep the state in. Ends after `max_steps` or
+    `minutes`, whichever is first (steps that would not fit are not begun), or when the loss on `held_out` no longer
+    falls. Each step holds the model to one of `kept` as well. Raises TrainingFailed when there is nothing to train on
+    or not one step fits.
     """
     import torch
 
@@ -70,11 +70,9 @@ def train(
     weights = lora.trainable(model, adapter)
     optimizer = torch.optim.AdamW(weights.values(), lr=settings.lr, weight_decay=0.0)
     state = checkpoint.read(resume, weights, optimizer)
-    loss_of = _Loss(model, settings)
-    if held_out and not state.step:
-        _check(state, loss_of, held_out, weights)
-    started = written = time.monotonic()  # the look at the start is no part of what a step takes
+    started = written = time.monotonic()
     spent = state.seconds
+    loss_of = _Loss(model, settings)
     planned = _planned(state, settings)
     for step, batch in enumerate(batches(pages, settings)):
         if step < state.step:
@@ -117,7 +115,7 @@ def train(
     return Training(
         losses=tuple(state.losses),
         held_out=tuple(state.held_out),
-        best=state.best_step if state.best else state.step,
+        best=state.best_step or state.step,
         examples=state.examples,
         tokens=state.tokens,
         seconds=state.seconds,
@@ -194,7 +192,7 @@ def _check(state: State, loss_of: _Loss, held_out: Sequence[Page], weights: Mapp
 
 
 def _stalled(state: State) -> bool:
-    """Whether the latest checks were all worse than an earlier one. The start is none of them: at full rate the loss
-    may rise above it, to fall below as the rate does."""
-    losses = [loss for step, loss in state.held_out if step]
-    return bool(losses) and losses.index(min(losses)) < len(losses) - PATIENCE
+    """Whether the latest checks were all worse than the best."""
+    return state.best_step > 0 and [step for step, _ in state.held_out].index(state.best_step) < (
+        len(state.held_out) - PATIENCE
+    )

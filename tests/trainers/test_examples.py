@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from store.types import Example, Hit
 from tests.trainers.conftest import make_example, make_hit, word_search
 from trainers import examples, questions
-from trainers.examples import Recipe, build, by_passages, hold_out, is_kept_back
+from trainers.examples import Recipe, build, hold_out
 from trainers.pages import Layout
 from trainers.prompt import ABSENT
 from trainers.sources import Answered, excerpt, mixed_drafts
@@ -94,20 +94,7 @@ def test_each_example_holds_its_answer_once_and_knows_where(corpus: list[Hit]) -
     absent = [example for example in built if example.split == "train" and example.gold is None]
     assert len(absent) == pytest.approx(RECIPE.train * RECIPE.layout.absent, abs=2)
     assert {example.gold for example in built if example.split == "train"} >= {0, 1, 2}  # shuffled
-    noise = [example for example in built if example.split == "noise"]
-    assert {len(example.passages) for example in noise} == {6}, "more than to learn from, and one that misleads"
-
-
-def test_a_page_is_kept_back_whole_or_not_at_all(corpus: list[Hit]) -> None:
-    """And a question that was kept back once is never trained on, however the pages are laid out anew."""
-    sides: dict[bool, set[str]] = {True: set(), False: set()}
-    for episode, chunks in enumerate((corpus, corpus[20:], corpus[::-1], corpus[:40])):
-        built = build(chunks, word_search(corpus), recipe=replace(RECIPE, train=80), episode=episode)
-        for page in by_passages([one for one in built if one.split == "train"]):
-            (side,) = {is_kept_back(one.kind, one.document_id) for one in page}
-            sides[side] |= {one.question for one in page}
-    assert len(sides[False]) > len(sides[True]) > 2
-    assert not sides[False] & sides[True]
+    assert {len(example.passages) for example in built if example.split == "noise"} == {5}
 
 
 def test_no_example_is_there_twice_where_pages_have_one_passage(corpus: list[Hit]) -> None:
@@ -125,7 +112,7 @@ def test_what_is_learned_from_differs_in_width_and_what_is_evaluated_does_not(co
         splits = {one.split for one in made}
         return {split: {len(one.passages) for one in made if one.split == split} for split in splits}
 
-    assert widths(recipe) == {"train": {1, 2, 3, 4, 5}, "fresh": {3}, "abstain": {3}, "noise": {6}}
+    assert widths(recipe) == {"train": {1, 2, 3, 4, 5}, "fresh": {3}, "abstain": {3}, "noise": {5}}
     assert widths(replace(recipe, alone=True))["train"] == {1}
 
 

@@ -143,58 +143,23 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(tiny_path: Path) -> 
     assert model.nll(["the port of the server"]) == before
 
 
-def answered_on_one_page(model: LanguageModel, *answers: str) -> list[packing.Page]:
-    """Pages with the same question, each with another answer."""
-    (one,) = make_pages(model, count=1, per_page=1)
-    given = [tuple(model.encode_answer(answer)) for answer in answers]
-    return [packing.page([dataclasses.replace(one.items[0], answer=answer)]) for answer in given]
-
-
 def test_the_best_weights_on_what_is_held_out_are_kept(tiny_path: Path) -> None:
-    """What is learned helps with the first word of the answer on the held-out page, and later hurts the second more."""
-    settings = dataclasses.replace(SETTINGS, max_steps=60, batch=1)
-    model = prepared(tiny_path, settings)
-    learned, held_out = answered_on_one_page(model, "blue red red", "blue green")
-    done = train(model.model, [learned], [held_out], settings)
-    losses = [loss for _, loss in done.held_out]
-    assert len(done.losses) < 60, "it stopped early"
-    assert done.held_out[0][0] == 0
-    assert 0 < done.best == done.held_out[losses.index(min(losses))][0] < len(done.losses)
-    loss = float(training._Loss(model.model, settings)(held_out)) / packing.total_weight([held_out])
-    assert loss == pytest.approx(min(losses), rel=1e-4)
-
-
-def test_what_only_grew_worse_stays_as_it_was(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The held-out page was learned before, and is unlearned now."""
+    """The same question has another answer on the held-out page, which was learned before and is unlearned now."""
     settings = dataclasses.replace(SETTINGS, max_steps=60, lr=5e-2, batch=1)
     model = prepared(tiny_path, settings)
-    learned, held_out = answered_on_one_page(model, "red red red", "blue green")
-    train(model.model, [held_out], [], dataclasses.replace(settings, max_steps=150))
-    before = weights(model)
+    (one,) = make_pages(model, count=1, per_page=1)
+    learned = packing.page([dataclasses.replace(one.items[0], answer=tuple(model.encode_answer("red red red")))])
+    held_out = [packing.page([dataclasses.replace(one.items[0], answer=tuple(model.encode_answer("blue green")))])]
+    lora.prepare(model.model, settings)
+    train(model.model, held_out, [], dataclasses.replace(settings, max_steps=150))
     for weight in lora.trainable(model.model).values():
         weight.requires_grad_(True)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-
-    def kill(done: int, total: int) -> None:
-        if done == 24:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(model.model, [learned], [held_out], settings, kill, tmp_path / "c.safetensors")
-    assert not equal(weights(model), before)
-    done = train(model.model, [learned], [held_out], settings, resume=tmp_path / "c.safetensors")
-    assert done.best == 0 < len(done.losses) < 60
-    assert min(loss for _, loss in done.held_out) == done.held_out[0][1]
-    assert equal(weights(model), before)
-
-
-def test_the_start_does_not_count_among_the_checks_that_end_a_run() -> None:
-    """The loss may rise above it as the rate does, and fall below it in the end."""
-    checks = [(0, 1.0), (10, 3.0), (20, 2.5), (30, 2.0), (40, 1.5)]
-    assert not training._stalled(checkpoint.State(held_out=checks))
-    assert not training._stalled(checkpoint.State(held_out=[*checks, (50, 1.6), (60, 1.6)]))
-    assert training._stalled(checkpoint.State(held_out=[*checks, (50, 1.6), (60, 1.6), (70, 1.6)]))
-    assert not training._stalled(checkpoint.State(held_out=checks[:1]))
+    done = train(model.model, [learned], held_out, settings)
+    losses = [loss for _, loss in done.held_out]
+    assert len(done.losses) < 60, "it stopped early"
+    assert done.best == done.held_out[losses.index(min(losses))][0] < len(done.losses)
+    loss = float(training._Loss(model.model, settings)(held_out[0])) / packing.total_weight(held_out)
+    assert loss == pytest.approx(min(losses), rel=1e-4)
 
 
 def test_a_kill_costs_nothing(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
