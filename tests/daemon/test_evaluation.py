@@ -300,6 +300,7 @@ def test_an_accepted_answer_that_is_called_bad_later_teaches_no_more(house: Worl
     memory.journal.record(memory.head(), marked)
     memory.journal.feedback("marked", "bad")
     assert questions.right_ones(memory, 10) == [], "a correction too, whatever is cited"
+    assert taught("an hour", "bad", baked) == [baked] * 2, "until someone says it again"
 
 
 @pytest.mark.parametrize(
