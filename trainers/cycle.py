@@ -34,7 +34,7 @@ from trainers.footprint import is_short
 from trainers.model import LanguageModel
 from trainers.packing import Item, Page, page
 from trainers.precision import bf16_pays
-from trainers.sources import FROM_USERS, digest
+from trainers.sources import digest
 from trainers.training import train
 
 JOB = "job.json"
@@ -44,7 +44,7 @@ ADAPTER = "adapter"
 EVIDENCE = "evidence.json"
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINTS = "checkpoint*.safetensors"  # with those of the experts
-KEPT_BACK = 12  # one page of so many is not trained on, and says when to stop
+MOST_KEPT_BACK = 1 / 4  # of the pages; of few questions there may be more, and then all are trained on
 _PR_SET_PDEATHSIG = 1
 
 Tell = Callable[[str, int, int], None]  # the stage, and how much of how much is done
@@ -92,9 +92,8 @@ def run(run_dir: Path) -> None:
     tell("load", 0, 1)
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
     learned = [example for example in given if example.split == "train"]
-    groups = kept_back_first(examples.by_passages(learned))
+    kept_back, groups = kept_back_first(examples.by_passages(learned))
     pages = [page([_item(model, example) for example in group]) for group in groups]
-    kept_back = len(pages) // KEPT_BACK
     short = is_short(model.model, pages, job.training.first_layer, job.memory_mb)
     settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=short)
     planned = experts.plan(groups[kept_back:])
@@ -223,13 +222,18 @@ def _by_home(groups: Sequence[Sequence[Example]], pages: Sequence[Page]) -> dict
     return found
 
 
-def kept_back_first(groups: Sequence[list[Example]]) -> list[list[Example]]:
-    """In an order in which those that only tell when to stop may come first: what users said comes last."""
+def kept_back_first(groups: Sequence[list[Example]]) -> tuple[int, list[list[Example]]]:
+    """How many pages only tell when to stop, and all of them, these first."""
 
     def place(group: Sequence[Example]) -> tuple[bool, str]:
-        return any(one.kind in FROM_USERS for one in group), digest(group[0].example_id)
+        return not _is_kept_back(group), digest(group[0].example_id)
 
-    return sorted(groups, key=place)
+    count = sum(map(_is_kept_back, groups))
+    return count if count <= MOST_KEPT_BACK * len(groups) else 0, sorted(groups, key=place)
+
+
+def _is_kept_back(group: Sequence[Example]) -> bool:
+    return all(examples.is_kept_back(one.kind, one.question) for one in group)
 
 
 def _item(model: LanguageModel, example: Example) -> Item:

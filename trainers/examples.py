@@ -14,7 +14,9 @@ from pathlib import Path
 from store.durable import write_text
 from store.types import Example, Hit, Passage
 from trainers.pages import Layout, Room, pages
-from trainers.sources import Answered, Search, digest, find
+from trainers.sources import FROM_USERS, Answered, Search, Source, digest, find
+
+KEPT_BACK = 12  # of so many questions to learn from one tells when to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def build(
     `chunks` are the newest ones first, `replay` the examples of earlier episodes with the split they had, and `known`
     the `sides` of documents, by default those that `replay` shows. No document occurs, be it as a distractor, both in
     train and in another split, and no question is asked in both; a document keeps its side. Examples with the same
-    passages follow each other.
+    passages follow each other, and no page is kept back (see `is_kept_back`) for a part of its questions.
     """
     earlier = list({example.example_id: example for example in replay}.values())
     known = sides(earlier) if known is None else known
@@ -70,11 +72,19 @@ def build(
             made += pages(sources[: recipe.noise], room, wider, "noise", seed, episode)
         else:
             alone = replace(recipe.layout, passages=1, spread=False, adversarial=0.0)
-            made += pages(sources, room, alone if recipe.alone else recipe.layout, "train", seed, episode)
+            layout = alone if recipe.alone else recipe.layout
+            for some in _apart(sources):
+                made += pages(some, room, layout, "train", seed, episode)
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
     # Two pages of the same passages, such as a page with one, can ask the same that is not there.
     unlike = {one.example_id: one for one in [*made, *again, *_drawn(anchor, recipe.anchor)]}
     return _unleaked(list(unlike.values()))
+
+
+def is_kept_back(kind: str, question: str) -> bool:
+    """Whether a training example is not trained on, but tells when to stop: for ever, whatever cycle made it, as what
+    an adapter learned in one would tell nothing in the next. What users said is trained on."""
+    return kind not in FROM_USERS and int(digest(f"kept back:{question}"), 16) % KEPT_BACK == 0
 
 
 def sides(earlier: Iterable[Example]) -> dict[str, bool]:
@@ -119,6 +129,12 @@ def read(path: Path) -> Iterator[Example]:
             fields = json.loads(line)
             passages = tuple(Passage(**passage) for passage in fields.pop("passages"))
             yield Example(**{**fields, "passages": passages, "answers": tuple(fields["answers"])})
+
+
+def _apart(sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+    """Those that are trained on, and those that are kept back."""
+    kept_back = [one for one in sources if is_kept_back(one.kind, one.question)]
+    return [one for one in sources if one not in kept_back], kept_back
 
 
 def _drawn(examples: Sequence[Example], count: int) -> list[Example]:

@@ -87,15 +87,19 @@ def test_a_run_leaves_an_adapter_and_evidence_item_by_item(tiny_path: Path, tmp_
     assert all(item["candidate"] == item["incumbent"] for item in asked)
 
 
-def test_what_users_said_is_trained_on() -> None:
-    """They come first of what is found, so it was their pages that only told when to stop."""
-    groups = [[make_example(number)] for number in range(24)]
-    said = [
-        [replace(one, kind=kind) for one in group] for group, kind in zip(groups, ("feedback", "given"), strict=False)
-    ]
-    ordered = cycle.kept_back_first([*said, *groups[2:]])
-    assert {one.example_id for group in ordered[-2:] for one in group} == {"etrain0", "etrain1"}
-    assert ordered == cycle.kept_back_first([*groups[2:], *said]), "whatever order they are found in"
+def test_what_tells_when_to_stop_is_the_same_in_each_cycle_and_nothing_that_users_said() -> None:
+    groups = [[make_example(number)] for number in range(120)]
+    count, ordered = cycle.kept_back_first(groups)
+    assert 3 <= count <= 20
+    kept_back = {one.question for group in ordered[:count] for one in group}
+    assert (count, ordered) == cycle.kept_back_first(groups[::-1]), "whatever order they are found in"
+    later = [[replace(one, example_id=f"later{one.example_id}", episode=2) for one in group] for group in groups]
+    count, ordered = cycle.kept_back_first(later)
+    assert {one.question for group in ordered[:count] for one in group} == kept_back
+    said = [[replace(one, kind=kind) for one in group] for group in groups for kind in ("feedback", "given")]
+    assert cycle.kept_back_first(said)[0] == 0
+    few = [group for group in groups if group[0].question in kept_back]
+    assert cycle.kept_back_first(few)[0] == 0, "or there would be nothing to learn from"
 
 
 def test_a_failing_child_tells_the_end_of_its_log(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from store.types import Example, Hit
 from tests.trainers.conftest import make_example, make_hit, word_search
 from trainers import examples, questions
-from trainers.examples import Recipe, build, hold_out
+from trainers.examples import Recipe, build, by_passages, hold_out, is_kept_back
 from trainers.pages import Layout
 from trainers.prompt import ABSENT
 from trainers.sources import Answered, excerpt, mixed_drafts
@@ -95,6 +95,20 @@ def test_each_example_holds_its_answer_once_and_knows_where(corpus: list[Hit]) -
     assert len(absent) == pytest.approx(RECIPE.train * RECIPE.layout.absent, abs=2)
     assert {example.gold for example in built if example.split == "train"} >= {0, 1, 2}  # shuffled
     assert {len(example.passages) for example in built if example.split == "noise"} == {5}
+
+
+def test_a_page_is_kept_back_whole_or_not_at_all(corpus: list[Hit]) -> None:
+    """And a question that was kept back once is never trained on, however the pages are laid out anew."""
+    sides: dict[bool, set[str]] = {True: set(), False: set()}
+    replay: list[Example] = []
+    for episode, chunks in enumerate((corpus, corpus[20:], corpus[::-1], corpus[:40])):
+        built = build(chunks, word_search(corpus), (), replay, recipe=replace(RECIPE, train=80), episode=episode)
+        for page in by_passages([one for one in built if one.split == "train"]):
+            (side,) = {is_kept_back(one.kind, one.question) for one in page}
+            sides[side] |= {one.question for one in page}
+        replay += built
+    assert len(sides[False]) > len(sides[True]) > 2
+    assert not sides[False] & sides[True]
 
 
 def test_no_example_is_there_twice_where_pages_have_one_passage(corpus: list[Hit]) -> None:
