@@ -14,7 +14,7 @@ from pathlib import Path
 from store.durable import write_text
 from store.types import Example, Hit, Passage
 from trainers.pages import Layout, Room, pages
-from trainers.sources import FROM_USERS, Answered, Search, Source, digest, find
+from trainers.sources import FROM_USERS, Answered, Search, digest, find
 
 KEPT_BACK = 12  # of so many questions to learn from one tells when to stop
 
@@ -73,7 +73,8 @@ def build(
         else:
             alone = replace(recipe.layout, passages=1, spread=False, adversarial=0.0)
             layout = alone if recipe.alone else recipe.layout
-            for some in _apart(sources):
+            for kept_back in (False, True):
+                some = [one for one in sources if is_kept_back(one.kind, one.question) is kept_back]
                 made += pages(some, room, layout, "train", seed, episode)
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
     # Two pages of the same passages, such as a page with one, can ask the same that is not there.
@@ -129,12 +130,6 @@ def read(path: Path) -> Iterator[Example]:
             fields = json.loads(line)
             passages = tuple(Passage(**passage) for passage in fields.pop("passages"))
             yield Example(**{**fields, "passages": passages, "answers": tuple(fields["answers"])})
-
-
-def _apart(sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
-    """Those that are trained on, and those that are kept back."""
-    kept_back = [one for one in sources if is_kept_back(one.kind, one.question)]
-    return [one for one in sources if one not in kept_back], kept_back
 
 
 def _drawn(examples: Sequence[Example], count: int) -> list[Example]:
