@@ -23,7 +23,8 @@ NEWEST_DOCUMENTS = 200  # whose chunks questions are made from
 LATEST_RETRIEVALS = 200
 TRAINING_SHARE = 0.7  # of the minutes; the rest is for evaluating
 SECONDS_PER_ANSWER = 0.75  # of one model to one item of evaluation, on two slow cores; each item takes two
-SECONDS_PER_EXAMPLE = 0.5  # to train on it once, on the same
+PACES = 1.25  # what it took here counts as the next slower of paces so far apart: nearly the same asks the same
+SECONDS_PER_EXAMPLE = 0.5  # to train on it once, on two slow cores
 FRESH_SHARE = 2 / 5  # of the items to evaluate; each of three guards has half as many, or it could not tell its margin
 EPOCHS = 3  # that the training examples are planned for
 MOST_ITEMS = 400
@@ -112,10 +113,11 @@ def power(runtime: Runtime, made: Sequence[Example]) -> str:
 
 
 def _seconds_per_item(runtime: Runtime) -> float:
-    """To evaluate one with both models: as the last cycle took that evaluated anything, where that was slower than on
-    the machine that this was tried on."""
-    took = (run.metrics.get("seconds_per_answer") for run in runtime.memory.journal.runs())
-    return 2 * max(SECONDS_PER_ANSWER, next(filter(None, took), 0.0))
+    """To evaluate one with both models: as the last cycle took that tells, a bit more rather than less."""
+    told = (run.metrics.get("seconds_per_answer") for run in runtime.memory.journal.runs())
+    took = next(filter(None, told), SECONDS_PER_ANSWER)
+    paces = math.ceil(math.log(took / SECONDS_PER_ANSWER, PACES) - 1e-9)
+    return 2 * SECONDS_PER_ANSWER * PACES**paces
 
 
 def plan(runtime: Runtime, whole: bool = False) -> Json:

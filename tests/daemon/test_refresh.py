@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daemon import operations, render
-from daemon.collecting import collect, power, recipe
+from daemon.collecting import PACES, collect, power, recipe
 from daemon.exporting import export_adapter
 from daemon.refresh import MOST_RESUMES, MOST_TIMES, _job, folder_of, refresh, resumable
 from daemon.settings import Generator, Refresh, Rule, Source
@@ -76,7 +76,7 @@ def test_a_cycle_says_beforehand_what_it_can_find_out(farm: World, monkeypatch: 
     assert "set refresh.minutes" not in told(recipe(farm.runtime).fresh, 20)
 
 
-def test_a_slower_machine_is_given_fewer_items_from_its_second_cycle_on(farm: World) -> None:
+def test_the_pace_of_a_cycle_plans_the_next_one(farm: World) -> None:
     """The first ends its evaluation when twice the minutes are over; the time that it took plans the next."""
     farm.reopen(refresh=Refresh(minutes=20.0))
     memory = farm.runtime.memory
@@ -89,10 +89,14 @@ def test_a_slower_machine_is_given_fewer_items_from_its_second_cycle_on(farm: Wo
     planned = recipe(farm.runtime).fresh
     assert planned == 96
     assert _job(farm.runtime, memory.head()).minutes == 40.0
-    assert fresh_after_a_cycle_of(seconds_per_answer=3.0) == planned // 4
-    assert fresh_after_a_cycle_of() == planned // 4, "a cycle that asked too little says nothing"
+    slower = fresh_after_a_cycle_of(seconds_per_answer=3.0)
+    assert planned / 4 / PACES <= slower <= planned / 4
+    assert fresh_after_a_cycle_of() == slower, "a cycle that asked too little says nothing"
+    assert fresh_after_a_cycle_of(seconds_per_answer=2.9) == slower, "nearly the same asks the same"
+    assert fresh_after_a_cycle_of(seconds_per_answer=0.75) == planned
+    assert planned * 1.5 / PACES <= fresh_after_a_cycle_of(seconds_per_answer=0.5) <= planned * 1.5
     assert fresh_after_a_cycle_of(seconds_per_answer=40.0) == gate.LEAST_ITEMS, "fewer could decide nothing"
-    assert fresh_after_a_cycle_of(seconds_per_answer=0.01) == planned
+    assert fresh_after_a_cycle_of(seconds_per_answer=0.01) == 160, "more would be asked for nothing"
     farm.reopen(refresh=Refresh(minutes=60.0, min_gain=0.08))
     assert "more than a cycle asks: raise refresh.min_gain" in power(
         farm.runtime, [replace(make_example(number, "fresh"), example_id=str(number)) for number in range(160)]
