@@ -6,16 +6,18 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from daemon.collecting import TRAINING_SHARE, Json, collect, power
-from daemon.query_tuning import tune
+from daemon.quarantine import Quarantine
+from daemon.query_tuning import FORGOTTEN, tune
 from daemon.runtime import Runtime
 from daemon.settings import Control
-from store.errors import TrainingFailed
+from store.errors import MissingModel, TrainingFailed
 from store.types import Ended, Example, Head, Run
 from trainers import cycle, examples, experts, lora
 from trainers.child import run_child
@@ -110,7 +112,24 @@ def _lost(runtime: Runtime, cut: Run) -> str | None:
     resumed = folder / RESUMED
     if resumed.is_file() and resumed.stat().st_size >= MOST_RESUMES:
         return f"it was gone on with {MOST_RESUMES} times, and cut off each time"
+    if _is_of_another_model(runtime, folder):
+        return "it was for another generator.model"
+    if _learns_from_quarantine(runtime, folder):
+        return "it learned from what is in quarantine now"
     return None
+
+
+def _is_of_another_model(runtime: Runtime, folder: Path) -> bool:
+    with suppress(TrainingFailed, MissingModel):  # the child says what is wrong, and no more than MOST_RESUMES times
+        model = resolve(runtime.settings.generator.model, runtime.models_dir())
+        return cycle.read_job(folder).base != str(model)
+    return False
+
+
+def _learns_from_quarantine(runtime: Runtime, folder: Path) -> bool:
+    patterns = runtime.settings.refresh.quarantine
+    quarantine = Quarantine(runtime.memory, patterns)
+    return bool(patterns) and any(map(quarantine.touches_example, examples.read(folder / cycle.EXAMPLES)))
 
 
 def folder_of(runtime: Runtime, run: int) -> Path:
@@ -119,14 +138,21 @@ def folder_of(runtime: Runtime, run: int) -> Path:
 
 def _prepare(runtime: Runtime, run: int, folder: Path, head: Head, control: Control | None) -> list[Example]:
     """Put the run's examples into the catalogue, and with its job into its folder. Raises TrainingFailed."""
+    forgotten = runtime.memory.forgotten
     made = collect(runtime, run, control)
     if not any(example.split == "train" for example in made):
         raise TrainingFailed("no questions could be made from the documents yet; ingest more, or ask and judge")
     if control:  # of the shared adapter alone, or one side would have experts
         made = experts.undivided(made)
-    else:  # what a control shows is no part of what was learned
-        runtime.write(lambda: runtime.memory.journal.add_examples(run, made))
-    cycle.write_job(folder, _job(runtime, head), made)
+
+    def keep() -> None:  # on the thread that writes, where nothing is forgotten meanwhile
+        if runtime.memory.forgotten != forgotten:
+            raise TrainingFailed(FORGOTTEN)
+        if not control:  # what a control shows is no part of what was learned
+            runtime.memory.journal.add_examples(run, made)
+        cycle.write_job(folder, _job(runtime, head), made)
+
+    runtime.write(keep)
     return made
 
 
@@ -190,8 +216,12 @@ def _note_control(runtime: Runtime, run: int, control: Control, evidence: Mappin
 
 
 def _conclude(runtime: Runtime, run: int, folder: Path, before: Head, evidence: Mapping[str, Any]) -> None:
-    """Number the candidate, keep it, and move the head to it if it won. Runs on the thread that writes."""
+    """Number the candidate, keep it, and move the head to it if it won. Runs on the thread that writes. Raises
+    TrainingFailed when something that it learned, or what it went on from did, was forgotten."""
     memory = runtime.memory
+    retired = before.adapter is not None and before.adapter not in memory.journal.adapters()
+    if retired or not (folder / cycle.ADAPTER).is_dir():  # forgetting removes the folder of a run that shows it
+        raise TrainingFailed(FORGOTTEN)
     outcome: str = evidence["decision"]["outcome"]
     reason: str = evidence["decision"]["reason"]
     if memory.head().adapter != before.adapter:

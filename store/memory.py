@@ -112,7 +112,7 @@ class Memory:
         self._settings = dict(settings or {})
         self._config = fingerprint(self._settings)
         self._turn = threading.RLock()
-        self._forgotten = 0  # how often something was, by this object
+        self.forgotten = 0  # how often something was, by this object
         self._commits = maintenance.COMMITS  # since the last maintenance; how many before this start is not known
         self.writes = write  # whether this process holds the writer's lock
         with ExitStack() as opened:
@@ -241,7 +241,7 @@ class Memory:
                     self.database, self.vectors, self.cache, self.state_dir, document_ids, self.clock()
                 )
             finally:
-                self._forgotten += 1
+                self.forgotten += 1
                 self._searches.drop()
                 self.queries.drop_adapters()
 
@@ -294,14 +294,14 @@ class Memory:
             raise UsageError(f"k is {k}; ask for at least 1 result")
         state = when if isinstance(when, State) else self.state(when)
         filters = filters or Filters()
-        head, forgotten = state.head, self._forgotten
+        head, forgotten = state.head, self.forgotten
         key = (head.generation, head.version, head.query_adapter, query, k, filters, self.ranking)
         if (kept := self._searches.get(key)) is not None:
             return Found(state, kept, query_adapter=head.query_adapter)
         asked = self.queries.ask(query, head.query_adapter)
         hits, remarks = search(self.vectors, head, asked, k, filters, self.ranking, self._reranker)
         remarks = (*asked.remarks, *remarks)
-        if not remarks and forgotten == self._forgotten:
+        if not remarks and forgotten == self.forgotten:
             self._searches.put(key, tuple(hits))
         return Found(state, tuple(hits), remarks, asked.adapter)
 

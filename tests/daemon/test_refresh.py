@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import pytest
 from daemon import operations, render
 from daemon.collecting import PACES, collect, power, recipe
 from daemon.exporting import export_adapter
-from daemon.refresh import MOST_RESUMES, MOST_TIMES, _job, folder_of, refresh, resumable
+from daemon.refresh import MOST_RESUMES, MOST_TIMES, _job, _lost, folder_of, refresh, resumable
 from daemon.settings import Generator, Refresh, Rule, Source
 from store.errors import NotFound, TrainingFailed
 from store.types import Ended, Retrieval
@@ -22,6 +23,7 @@ from tests.daemon.test_learning import CREATURES, text
 from tests.trainers.conftest import make_example, tiny_path  # noqa: F401 - a fixture
 from trainers import answers, cycle, examples, experts, gate, lora
 from trainers.child import run_child
+from trainers.lora import read_card
 
 
 @pytest.fixture
@@ -185,6 +187,84 @@ def test_a_cut_cycle_whose_incumbent_serves_no_more_has_failed(farm: World) -> N
     assert done["run"] != run
     assert farm.runtime.memory.journal.run(run).decision == "failed"
     assert "serves no more" in farm.runtime.memory.journal.run(run).reason
+
+
+def test_a_cut_cycle_that_would_learn_what_is_not_wanted_any_more_has_failed(
+    farm: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, journal = threading.Event(), farm.runtime.memory.journal
+
+    def cut(folder: Path, **how: Any) -> dict[str, Any]:
+        stop.set()
+        raise TrainingFailed("stopped")
+
+    monkeypatch.setattr("daemon.refresh.run_child", cut)
+    with pytest.raises(TrainingFailed, match="stopped"):
+        learn(farm, stop)
+    shown = journal.examples()[0].passages[0].document_id
+    path = next(path for path, document_id in farm.ids().items() if document_id == shown)
+    model = shutil.copytree(farm.settings.generator.model, tmp_path / "another")
+    farm.reopen()
+    assert (begun := resumable(farm.runtime)) is not None
+    generator, learning = farm.settings.generator, farm.settings.refresh
+    for wanted, quarantine, why in (
+        (Generator(model=str(model)), (), "it was for another generator.model"),
+        (generator, (f"path:{path}",), "it learned from what is in quarantine now"),
+    ):
+        farm.reopen(generator=wanted, refresh=Refresh(quarantine=quarantine))
+        assert _lost(farm.runtime, begun) == why
+        assert resumable(farm.runtime) is None
+    farm.reopen(generator=generator, refresh=learning)
+    assert resumable(farm.runtime) == begun
+
+
+@pytest.mark.usefixtures("no_child")
+def test_what_is_forgotten_while_a_cycle_collects_is_not_learned(farm: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = farm.runtime.memory
+
+    def forgetful(*given: Any, **how: Any) -> list[Any]:
+        made = collect(*given, **how)
+        memory.forget([made[0].passages[0].document_id])
+        return made
+
+    monkeypatch.setattr("daemon.refresh.collect", forgetful)
+    with pytest.raises(TrainingFailed, match="forgotten meanwhile; the next cycle begins anew"):
+        learn(farm)
+    assert memory.journal.examples() == []
+    assert not folder_of(farm.runtime, 1).exists()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_what_went_on_from_what_is_forgotten_is_not_kept(
+    farm: World, monkeypatch: pytest.MonkeyPatch, shown: bool
+) -> None:
+    """Whether the cycle shows it as well, or only the one that made what it went on from."""
+    memory = farm.runtime.memory
+
+    def winning(folder: Path, **how: Any) -> dict[str, Any]:
+        evidence = in_this_process(folder, **how)
+        return evidence | {"decision": {**evidence["decision"], "outcome": "promote"}}
+
+    monkeypatch.setattr("daemon.refresh.run_child", winning)
+    assert learn(farm)["decision"] == "promote"
+    learned = read_card(memory.adapter_folder(1))["documents"]
+    farm.write("otter.md", text("otter", "pond"))
+    farm.sync()
+
+    def forgetful(folder: Path, **how: Any) -> dict[str, Any]:
+        evidence = winning(folder, **how)
+        if not shown:
+            runs = {run.run for run in memory.journal.runs()}
+            monkeypatch.setattr("store.catalogue.forgetting.runs_without", lambda *_: runs)
+        memory.forget([learned[0]])
+        return evidence
+
+    monkeypatch.setattr("daemon.refresh.run_child", forgetful)
+    with pytest.raises(TrainingFailed, match="forgotten meanwhile"):
+        learn(farm)
+    assert memory.head().adapter is None
+    assert memory.journal.adapters() == []
+    assert list((farm.settings.state_dir / "adapters").iterdir()) == []
 
 
 def test_a_cycle_that_memex_dies_of_is_not_gone_on_with_for_ever(farm: World) -> None:
