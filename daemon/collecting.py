@@ -15,7 +15,7 @@ from daemon.runtime import Runtime
 from daemon.settings import Control
 from store.types import Example, Hit
 from trainers import gate, lora
-from trainers.examples import Recipe, build, sides
+from trainers.examples import Recipe, build, is_kept_back, sides
 from trainers.pages import Layout
 from trainers.sources import Answered, Search
 
@@ -127,13 +127,17 @@ def plan(runtime: Runtime, whole: bool = False) -> Json:
         **({"whole": [asdict(example) for example in examples]} if whole else {}),
         "dry_run": True,
         "examples": len(examples),
-        "counts": dict(Counter(example.split for example in examples)),
+        "counts": dict(Counter(map(_role, examples))),
         "power": power(runtime, examples),
         "shown": [
-            {key: getattr(example, key) for key in ("split", "kind", "question", "target", "document_id")}
-            for example in examples
+            {"split": _role(one)} | {key: getattr(one, key) for key in ("kind", "question", "target", "document_id")}
+            for one in examples
         ],
     }
+
+
+def _role(example: Example) -> str:
+    return "kept back" if example.split == "train" and is_kept_back(example) else example.split
 
 
 def answered(runtime: Runtime, quarantine: Quarantine, search: Search) -> list[Answered]:

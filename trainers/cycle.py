@@ -34,7 +34,6 @@ from trainers.footprint import is_short
 from trainers.model import LanguageModel
 from trainers.packing import Item, Page, page
 from trainers.precision import bf16_pays
-from trainers.sources import digest
 from trainers.training import train
 
 JOB = "job.json"
@@ -44,7 +43,6 @@ ADAPTER = "adapter"
 EVIDENCE = "evidence.json"
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINTS = "checkpoint*.safetensors"  # with those of the experts
-MOST_KEPT_BACK = 1 / 4  # of the pages; of few questions there may be more, and then all are trained on
 _PR_SET_PDEATHSIG = 1
 
 Tell = Callable[[str, int, int], None]  # the stage, and how much of how much is done
@@ -92,18 +90,19 @@ def run(run_dir: Path) -> None:
     tell("load", 0, 1)
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
     learned = [example for example in given if example.split == "train"]
-    kept_back, groups = kept_back_first(examples.by_passages(learned))
-    pages = [page([_item(model, example) for example in group]) for group in groups]
-    short = is_short(model.model, pages, job.training.first_layer, job.memory_mb)
+    taught, kept_back = ([one for one in learned if examples.is_kept_back(one) is back] for back in (False, True))
+    groups, checked = examples.by_passages(taught), examples.by_passages(kept_back)
+    pages, held_out = ([page([_item(model, one) for one in group]) for group in some] for some in (groups, checked))
+    short = is_short(model.model, [*pages, *held_out], job.training.first_layer, job.memory_mb)
     settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=short)
-    planned = experts.plan(groups[kept_back:])
+    planned = experts.plan(groups)
     before = keeping.remember(model.model, model.tokenizer, settings.first_layer)
     bare = evaluate.arm(model, {})
     lora.prepare(model.model, settings, Path(job.start) if job.start else None, model.fingerprint)
     training = train(
         model.model,
-        pages[kept_back:],
-        pages[:kept_back],
+        pages,
+        held_out,
         experts.rest(settings, planned),
         partial(tell, "train"),
         resume=run_dir / CHECKPOINT,
@@ -113,8 +112,8 @@ def run(run_dir: Path) -> None:
     made = experts.train_experts(
         model.model,
         planned,
-        _by_home(groups[kept_back:], pages[kept_back:]),
-        _by_home(groups[:kept_back], pages[:kept_back]),
+        _by_home(groups, pages),
+        _by_home(checked, held_out),
         settings,
         run_dir / ADAPTER,
         run_dir / CHECKPOINT,
@@ -147,7 +146,7 @@ def run(run_dir: Path) -> None:
     result = compare(candidate, replace(bare, attached=incumbent), until=until, progress=partial(tell, "evaluate"))
     evaluating = time.monotonic() - began
     experts_kept = {domain: one for domain, one in made.items() if domain in candidate.attached}
-    lora.write_card(run_dir / ADAPTER, settings, _card(job, model.fingerprint, learned, experts_kept, result))
+    lora.write_card(run_dir / ADAPTER, settings, _card(job, model.fingerprint, taught, kept_back, experts_kept, result))
     trainings = [training, *(one.training for one in made.values())]
     evidence = {
         **_evidence(result),
@@ -160,7 +159,8 @@ def run(run_dir: Path) -> None:
         "held_out": training.held_out,
         "steps": len(training.losses),
         "best_step": training.best,
-        "trained_on": len(learned),
+        "trained_on": len(taught),
+        "kept_back": len(kept_back),
         "tokens": sum(one.tokens for one in trainings),
         "seconds": {"train": sum(one.seconds for one in trainings), "evaluate": evaluating},
         "seconds_per_answer": evaluating / kept.added if kept.added >= evaluate.AT_ONCE else None,
@@ -170,9 +170,16 @@ def run(run_dir: Path) -> None:
 
 
 def _card(
-    job: Job, fingerprint: str, learned: Sequence[Example], kept: Mapping[str, Expert], result: Comparison
+    job: Job,
+    fingerprint: str,
+    taught: Sequence[Example],
+    kept_back: Sequence[Example],
+    kept: Mapping[str, Expert],
+    result: Comparison,
 ) -> dict[str, Any]:
-    """What an adapter's card says of where it comes from: all documents that it or what it went on from learned."""
+    """What an adapter's card says of where it comes from: the examples that it was trained on, and all documents that
+    it or what it went on from learned from, be it only when to stop."""
+    learned = [*taught, *kept_back]
     earlier = lora.read_card(Path(job.start))["documents"] if job.start else []
     shown = {passage.document_id for example in learned for passage in example.passages}
     asked = {example.document_id for example in learned}  # a question may repeat a sentence of a passage left out
@@ -181,7 +188,7 @@ def _card(
         "base": {"name": Path(job.base).name, "sha256": fingerprint},
         "start": job.start and Path(job.start).name,
         "episode": max((example.episode for example in learned), default=0),
-        "examples": [example.example_id for example in learned],
+        "examples": [example.example_id for example in taught],
         "documents": sorted({*shown, *asked, *earlier}),
         "metrics": evaluate.summary(result.candidate),
         lora.EXPERTS: {
@@ -220,20 +227,6 @@ def _by_home(groups: Sequence[Sequence[Example]], pages: Sequence[Page]) -> dict
     for group, one in zip(groups, pages, strict=True):
         found.setdefault(experts.home(group), []).append(one)
     return found
-
-
-def kept_back_first(groups: Sequence[list[Example]]) -> tuple[int, list[list[Example]]]:
-    """How many pages only tell when to stop, and all of them, these first."""
-
-    def place(group: Sequence[Example]) -> tuple[bool, str]:
-        return not _is_kept_back(group), digest(group[0].example_id)
-
-    count = sum(map(_is_kept_back, groups))
-    return count if count <= MOST_KEPT_BACK * len(groups) else 0, sorted(groups, key=place)
-
-
-def _is_kept_back(group: Sequence[Example]) -> bool:
-    return all(examples.is_kept_back(one.kind, one.question) for one in group)
 
 
 def _item(model: LanguageModel, example: Example) -> Item:

@@ -7,16 +7,17 @@ out. Unlike RAFT, the target is then to say that the answer is not there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from store.durable import write_text
 from store.types import Example, Hit, Passage
 from trainers.pages import Layout, Room, pages
-from trainers.sources import FROM_USERS, Answered, Search, digest, find
+from trainers.sources import FROM_USERS, Answered, Search, Source, digest, find
 
-KEPT_BACK = 12  # of so many questions to learn from one tells when to stop
+KEPT_BACK = 12  # of so many questions that are made to learn from one tells when to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def build(
     `chunks` are the newest ones first, `replay` the examples of earlier episodes with the split they had, and `known`
     the `sides` of documents, by default those that `replay` shows. No document occurs, be it as a distractor, both in
     train and in another split, and no question is asked in both; a document keeps its side. Examples with the same
-    passages follow each other, and no page is kept back (see `is_kept_back`) for a part of its questions.
+    passages follow each other, those that are kept back (see `is_kept_back`) on pages of their own.
     """
     earlier = list({example.example_id: example for example in replay}.values())
     known = sides(earlier) if known is None else known
@@ -62,9 +63,9 @@ def build(
         side = frozenset(document for document in documents | set(known) if (document in held_out) is held)
         room = Room([hit for hit in chunks if hit.document_id in side], side)
         wanted = recipe.fresh if held else round((recipe.train - len(again)) * (1 - recipe.layout.absent))
-        words = recipe.layout.words
-        sources = find(room.pool, side, search, answered, wanted, words=words, k=recipe.k, seed=seed)
+        ask = partial(find, room.pool, side, search, words=recipe.layout.words, k=recipe.k, seed=seed)
         if held:
+            sources = ask(answered, wanted)
             honest = replace(recipe.layout, spread=False, adversarial=0.0)
             wider = replace(honest, passages=2 * honest.passages - 1, absent=0.0)
             fresh = pages(sources, room, honest, "fresh", seed, episode)  # with those of abstain
@@ -73,19 +74,18 @@ def build(
         else:
             alone = replace(recipe.layout, passages=1, spread=False, adversarial=0.0)
             layout = alone if recipe.alone else recipe.layout
-            for kept_back in (False, True):
-                some = [one for one in sources if is_kept_back(one.kind, one.question) is kept_back]
-                made += pages(some, room, layout, "train", seed, episode)
+            for sources in _to_learn(ask, answered, wanted):
+                made += pages(sources, room, layout, "train", seed, episode)
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
     # Two pages of the same passages, such as a page with one, can ask the same that is not there.
     unlike = {one.example_id: one for one in [*made, *again, *_drawn(anchor, recipe.anchor)]}
-    return _unleaked(list(unlike.values()))
+    return _unleaked(list(unlike.values()), {one.question for one in earlier if one.split == "train"})
 
 
-def is_kept_back(kind: str, question: str) -> bool:
+def is_kept_back(example: Example) -> bool:
     """Whether a training example is not trained on, but tells when to stop: for ever, whatever cycle made it, as what
     an adapter learned in one would tell nothing in the next. What users said is trained on."""
-    return kind not in FROM_USERS and int(digest(f"kept back:{question}"), 16) % KEPT_BACK == 0
+    return example.kind not in FROM_USERS and _tells_when_to_stop(example.question)
 
 
 def sides(earlier: Iterable[Example]) -> dict[str, bool]:
@@ -148,9 +148,25 @@ def _capped(examples: Sequence[Example], split: str, limit: int) -> list[Example
     return [example for example in examples if example.example_id not in over]
 
 
-def _unleaked(examples: Sequence[Example]) -> list[Example]:
+def _to_learn(
+    ask: Callable[..., list[Source]], answered: Sequence[Answered], wanted: int
+) -> tuple[list[Source], list[Source]]:
+    """Those that are trained on, and those that are kept back: a third of the former at most, as few documents may have
+    few that are not."""
+    said, share = {one.question for one in answered}, wanted // KEPT_BACK
+    taught = ask(answered, wanted - share, only=lambda question: not _tells_when_to_stop(question))
+    left = partial(ask, (), min(share, len(taught) // 3))
+    return taught, left(only=lambda question: _tells_when_to_stop(question) and question not in said)
+
+
+def _tells_when_to_stop(question: str) -> bool:
+    return int(digest(f"kept back:{question}"), 16) % KEPT_BACK == 0
+
+
+def _unleaked(given: Sequence[Example], learned: Collection[str]) -> list[Example]:
     """Without training examples that show a document of an evaluation set, or ask what is asked there, as two editions
-    of a document do."""
+    of a document do; and without those of an evaluation set that ask what was `learned` in an earlier cycle."""
+    examples = [one for one in given if one.split == "train" or one.question not in learned]
 
     def documents(example: Example) -> set[str]:
         return {example.document_id, *(passage.document_id for passage in example.passages)}

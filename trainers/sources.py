@@ -56,9 +56,10 @@ def find(
     words: int,
     k: int,
     seed: int,
+    only: Callable[[str], bool] = lambda question: True,
 ) -> list[Source]:
     """At most `limit` sources in documents of `side`: what users confirmed first, then one question on each document of
-    `pool` in turn, none twice. Their passages have about `words` words around the evidence."""
+    `pool` in turn, none twice, and `only` such ones. Their passages have about `words` words around the evidence."""
     found = [source for item in answered if (source := _confirmed(item, side, words))][:limit]
     asked = {source.question for source in found}
     queues = {document: mixed_drafts(hits, seed) for document, hits in _by_document(pool).items()}
@@ -70,7 +71,7 @@ def find(
                 del queues[document]
                 continue
             hit, one = draft
-            if one.question in asked:
+            if one.question in asked or not only(one.question):
                 continue
             asked.add(one.question)
             hits = tuple(search(one.question, k))

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from store.errors import TrainingFailed
+from tests.daemon.conftest import in_this_process
 from tests.trainers.conftest import make_example
 from trainers import cycle, evaluate, gate, lora
 from trainers.child import run_child
 from trainers.cycle import Job
+from trainers.examples import is_kept_back
 from trainers.model import LanguageModel
 
 ITEMS = (
@@ -67,7 +69,8 @@ def test_a_run_leaves_an_adapter_and_evidence_item_by_item(tiny_path: Path, tmp_
     assert {"load", "train"} & {state["stage"] for state in states}
     card = lora.read_card(tmp_path / cycle.ADAPTER)
     assert card["sha256"] == evidence["adapter_sha256"]
-    assert card["examples"] == [item.example_id for item in (*ITEMS[:6], absent)]
+    taught = [item for item in (*ITEMS[:6], absent) if not is_kept_back(item)]
+    assert card["examples"] == [item.example_id for item in taught]
     assert "asked about" in card["documents"]
     pairs = [gate.Pair(**{key: item[key] for key in gate.Pair.__slots__}) for item in evidence["items"]]
     assert gate.decide(pairs).outcome == "inconclusive"
@@ -87,19 +90,26 @@ def test_a_run_leaves_an_adapter_and_evidence_item_by_item(tiny_path: Path, tmp_
     assert all(item["candidate"] == item["incumbent"] for item in asked)
 
 
-def test_what_tells_when_to_stop_is_the_same_in_each_cycle_and_nothing_that_users_said() -> None:
-    groups = [[make_example(number)] for number in range(120)]
-    count, ordered = cycle.kept_back_first(groups)
-    assert 3 <= count <= 20
-    kept_back = {one.question for group in ordered[:count] for one in group}
-    assert (count, ordered) == cycle.kept_back_first(groups[::-1]), "whatever order they are found in"
-    later = [[replace(one, example_id=f"later{one.example_id}", episode=2) for one in group] for group in groups]
-    count, ordered = cycle.kept_back_first(later)
-    assert {one.question for group in ordered[:count] for one in group} == kept_back
-    said = [[replace(one, kind=kind) for one in group] for group in groups for kind in ("feedback", "given")]
-    assert cycle.kept_back_first(said)[0] == 0
-    few = [group for group in groups if group[0].question in kept_back]
-    assert cycle.kept_back_first(few)[0] == 0, "or there would be nothing to learn from"
+def test_what_is_kept_back_is_looked_at_and_not_trained_on(tiny_path: Path, tmp_path: Path) -> None:
+    given = [*(make_example(number) for number in range(48)), *ITEMS[6:]]
+    kept_back = {one.example_id for one in given[:48] if is_kept_back(one)}
+    assert len(kept_back) > 1
+    cycle.write_job(tmp_path, job(tiny_path), given)
+    evidence = in_this_process(tmp_path)
+    assert evidence["held_out"]
+    assert (evidence["trained_on"], evidence["kept_back"]) == (48 - len(kept_back), len(kept_back))
+    card = lora.read_card(tmp_path / cycle.ADAPTER)
+    assert set(card["examples"]) == {one.example_id for one in given[:48]} - kept_back
+    assert {one.document_id for one in given[:48]} <= set(card["documents"]), "it chose the weights"
+
+
+def test_a_question_is_kept_back_for_ever_and_never_one_that_users_answered() -> None:
+    some = [make_example(number) for number in range(240)]
+    kept_back = {one.question for one in some if is_kept_back(one)}
+    assert 10 <= len(kept_back) <= 32
+    later = [replace(one, example_id=f"later{one.example_id}", episode=2, document_id="another") for one in some]
+    assert {one.question for one in later if is_kept_back(one)} == kept_back
+    assert not any(is_kept_back(replace(one, kind=kind)) for one in some for kind in ("feedback", "given"))
 
 
 def test_a_failing_child_tells_the_end_of_its_log(tmp_path: Path) -> None:

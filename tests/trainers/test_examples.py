@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from store.types import Example, Hit
 from tests.trainers.conftest import make_example, make_hit, word_search
 from trainers import examples, questions
-from trainers.examples import Recipe, build, by_passages, hold_out, is_kept_back
+from trainers.examples import Recipe, build, hold_out, is_kept_back
 from trainers.pages import Layout
 from trainers.prompt import ABSENT
 from trainers.sources import Answered, excerpt, mixed_drafts
@@ -97,18 +97,40 @@ def test_each_example_holds_its_answer_once_and_knows_where(corpus: list[Hit]) -
     assert {len(example.passages) for example in built if example.split == "noise"} == {5}
 
 
-def test_a_page_is_kept_back_whole_or_not_at_all(corpus: list[Hit]) -> None:
-    """And a question that was kept back once is never trained on, however the pages are laid out anew."""
-    sides: dict[bool, set[str]] = {True: set(), False: set()}
-    replay: list[Example] = []
-    for episode, chunks in enumerate((corpus, corpus[20:], corpus[::-1], corpus[:40])):
-        built = build(chunks, word_search(corpus), (), replay, recipe=replace(RECIPE, train=80), episode=episode)
-        for page in by_passages([one for one in built if one.split == "train"]):
-            (side,) = {is_kept_back(one.kind, one.question) for one in page}
-            sides[side] |= {one.question for one in page}
-        replay += built
-    assert len(sides[False]) > len(sides[True]) > 2
-    assert not sides[False] & sides[True]
+def test_what_users_said_is_trained_on_and_leaves_others_to_tell_when_to_stop(corpus: list[Hit]) -> None:
+    """However much they said."""
+    made = build(corpus, word_search(corpus), recipe=replace(RECIPE, train=200))
+    hits = {hit.chunk_id: hit for hit in corpus}
+    said = [
+        Answered(one.question, one.target, (hits[one.passages[one.gold].chunk_id],))
+        for one in made
+        if one.split == "train" and one.gold is not None and not is_kept_back(one)
+    ]
+    for recipe in (replace(RECIPE, train=60), replace(RECIPE, train=60, alone=True)):
+        built = [one for one in build(corpus, word_search(corpus), said, recipe=recipe) if one.split == "train"]
+        kept_back = [one for one in built if is_kept_back(one)]
+        assert 2 <= len({one.question for one in kept_back}) <= recipe.train // 12
+        assert all(is_kept_back(one) is (one.kind != "feedback") for one in built)
+        assert not {one.question for one in kept_back} & {one.question for one in said}
+        assert {one.gold is None for one in kept_back} == {True, False}
+
+
+def test_a_small_corpus_has_more_to_learn_from_than_to_tell_when_to_stop(corpus: list[Hit]) -> None:
+    for count in range(3, 30):
+        built = build(corpus[:count], word_search(corpus[:count]), recipe=replace(RECIPE, train=400))
+        learned = [one for one in built if one.split == "train"]
+        taught = {one.question for one in learned if not is_kept_back(one)}
+        assert len({one.question for one in learned} - taught) <= len(taught) / 3
+
+
+def test_what_was_learned_from_in_an_earlier_cycle_is_not_asked(corpus: list[Hit]) -> None:
+    """As with an edition of a document that came later."""
+    built = build(corpus, word_search(corpus), recipe=RECIPE)
+    asked = next(one for one in built if one.split == "fresh")
+    earlier = replace(make_example(1), question=asked.question)
+    again = build(corpus, word_search(corpus), (), [earlier], recipe=replace(RECIPE, replay=0.0))
+    assert any(one.split == "fresh" for one in again)
+    assert asked.question not in {one.question for one in again if one.split != "train"}
 
 
 def test_no_example_is_there_twice_where_pages_have_one_passage(corpus: list[Hit]) -> None:
@@ -231,7 +253,11 @@ def test_replay_keeps_sides_and_becomes_anchor(corpus: list[Hit]) -> None:
 
 def test_a_document_that_was_ever_tested_on_is_not_learned_from_again(corpus: list[Hit]) -> None:
     """Also where earlier examples were of both sides."""
-    both = [make_example(number, split) for number in range(30) for split in ("train", "fresh")]
+    both = [
+        replace(make_example(number, split), question=f"{split} {number}")
+        for number in range(30)
+        for split in ("train", "fresh")
+    ]
     alone = [make_example(number) for number in range(100, 130)]
     recipe = replace(RECIPE, replay=0.5, anchor=60)
     made = build(corpus, word_search(corpus), replay=[*both, *alone], recipe=recipe, episode=1)

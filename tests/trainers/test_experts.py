@@ -21,13 +21,13 @@ SAYS = {"it": "red", "law": "blue"}  # what is right for the same question, by t
 
 
 def of(domain: str, number: int, split: str = "train", says: dict[str, str] = SAYS) -> Example:
-    """An example whose passages are of a domain; only that tells what its answer is."""
+    """An example whose passages are of a domain; only that tells what its answer is. Some are kept back."""
     one = make_example(number, split)
     shown = tuple(
         dataclasses.replace(passage, text="the server keeps memory", domain=domain) for passage in one.passages
     )
     answer = says.get(domain, "green")
-    return dataclasses.replace(one, question="what is the server", passages=shown, target=answer, answers=(answer,))
+    return dataclasses.replace(one, passages=shown, target=answer, answers=(answer,))
 
 
 def items(says: dict[str, str] = SAYS, train: int = 112, fresh: int = 48) -> list[Example]:
