@@ -27,7 +27,7 @@ class Recipe:
     train: int = 128
     fresh: int = 24
     anchor: int = 12
-    noise: int = 12  # with twice as many passages less one
+    noise: int = 12  # with twice as many passages less one, and one that misleads
     abstain: int = 12
     held_out: float = 0.4  # share of the documents that are never trained on
     replay: float = 0.2  # training examples from earlier episodes, as a share of `train`
@@ -67,7 +67,7 @@ def build(
         if held:
             sources = ask(answered, wanted)
             honest = replace(recipe.layout, spread=False, adversarial=0.0)
-            wider = replace(honest, passages=2 * honest.passages - 1, absent=0.0)
+            wider = replace(honest, passages=2 * honest.passages - 1, absent=0.0, adversarial=1.0)
             fresh = pages(sources, room, honest, "fresh", seed, episode)  # with those of abstain
             made += _capped(fresh, "abstain", recipe.abstain)
             made += pages(sources[: recipe.noise], room, wider, "noise", seed, episode)

@@ -73,11 +73,13 @@ ASKINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """The questions on the documents that are only asked about: among four passages, alone, and among five."""
+    """The questions on the documents that are only asked about: among four passages, alone, among five, and laid out
+    anew among five with one more that misleads, in words that no cycle trains on."""
 
     fresh: list[Example]
     clean: list[Example]
     noisy: list[Example]
+    misled: list[Example]
 
 
 def run(quick: bool = False) -> dict[str, Any]:
@@ -128,14 +130,19 @@ class _Stream:
 
     def figures(self) -> dict[str, Any]:
         base, last = None, self._serving()
-        fresh, clean, noisy = (
-            [example for one in self.episodes for example in getattr(one, kind)] for kind in ("fresh", "clean", "noisy")
+        fresh, clean, noisy, misled = (
+            [example for one in self.episodes for example in getattr(one, kind)]
+            for kind in ("fresh", "clean", "noisy", "misled")
         )
         asking = self._best_asking(fresh)
         old, new = (self._answers(fresh, which, asking) for which in (base, last))
         gain = _difference(fresh, new, fresh, old)
         drop_base, drop_last = (
             _difference(clean, self._answers(clean, which, asking), noisy, self._answers(noisy, which, asking))
+            for which in (base, last)
+        )
+        led_base, led_last = (
+            _difference(noisy, self._answers(noisy, which, asking), misled, self._answers(misled, which, asking))
             for which in (base, last)
         )
         self.model.use_adapter(last)
@@ -158,6 +165,10 @@ class _Stream:
             "stream_drop_last_upper": drop_last.upper,
             "stream_lost_share_base": drop_base.difference / drop_base.candidate,
             "stream_lost_share_last": drop_last.difference / drop_last.candidate,
+            "stream_misled_base": led_base.difference,
+            "stream_misled_last": led_last.difference,
+            "stream_misled_last_lower": led_last.lower,
+            "stream_misled_last_upper": led_last.upper,
             "stream_abstains_when_absent": mean([one.value for one in absent]),
             "stream_false_refusals": mean([float(one.absent) for one in present]),
             "stream_backward_transfer": mean(moved),
@@ -179,11 +190,11 @@ class _Stream:
         room = Room(memory.chunks(mine), frozenset(mine))
         found = find(room.pool, room.side, search, (), questions, words=Layout().words, k=8, seed=0)
 
-        def laid_out(passages: int, absent: float = 0.0) -> list[Example]:
-            honest = Layout(passages=passages, spread=False, absent=absent, adversarial=0.0)
-            return pages(found, room, honest, "fresh", 0, number)
+        def laid_out(passages: int, absent: float = 0.0, adversarial: float = 0.0) -> list[Example]:
+            layout = Layout(passages=passages, spread=False, absent=absent, adversarial=adversarial)
+            return pages(found, room, layout, "fresh", 0, number)
 
-        return Episode(laid_out(4, absent=0.25), laid_out(1), laid_out(5))
+        return Episode(laid_out(4, absent=0.25), laid_out(1), laid_out(5), laid_out(5, adversarial=1.0))
 
     def _serving(self) -> Path | None:
         adapter = self.runtime.memory.head().adapter

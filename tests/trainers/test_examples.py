@@ -94,7 +94,8 @@ def test_each_example_holds_its_answer_once_and_knows_where(corpus: list[Hit]) -
     absent = [example for example in built if example.split == "train" and example.gold is None]
     assert len(absent) == pytest.approx(RECIPE.train * RECIPE.layout.absent, abs=2)
     assert {example.gold for example in built if example.split == "train"} >= {0, 1, 2}  # shuffled
-    assert {len(example.passages) for example in built if example.split == "noise"} == {5}
+    noise = [example for example in built if example.split == "noise"]
+    assert {len(example.passages) for example in noise} == {6}, "more than to learn from, and one that misleads"
 
 
 def test_what_users_said_is_trained_on_and_leaves_others_to_tell_when_to_stop(corpus: list[Hit]) -> None:
@@ -148,7 +149,7 @@ def test_what_is_learned_from_differs_in_width_and_what_is_evaluated_does_not(co
         splits = {one.split for one in made}
         return {split: {len(one.passages) for one in made if one.split == split} for split in splits}
 
-    assert widths(recipe) == {"train": {1, 2, 3, 4, 5}, "fresh": {3}, "abstain": {3}, "noise": {5}}
+    assert widths(recipe) == {"train": {1, 2, 3, 4, 5}, "fresh": {3}, "abstain": {3}, "noise": {6}}
     assert widths(replace(recipe, alone=True))["train"] == {1}
 
 
