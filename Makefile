@@ -45,7 +45,7 @@ bench: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench
 
 bench-learning: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench learning aa stream
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench learning training query aa stream
 
 lint: $(READY)
 	$(BIN)/ruff check .

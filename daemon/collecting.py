@@ -169,4 +169,8 @@ def _given(runtime: Runtime, search: Search) -> list[Answered]:
         return []
     asked = from_file(Path(runtime.settings.refresh.questions), []).questions
     k = Recipe().k
-    return [Answered(one.text, one.answers[0], tuple(search(one.text, k)), "given") for one in asked if one.answers]
+    return [
+        Answered(one.text, one.answers[0], tuple(search(one.text, k)), "given", also=tuple(one.answers[1:]))
+        for one in asked
+        if one.answers
+    ]

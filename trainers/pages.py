@@ -114,8 +114,8 @@ def _apart(one: Source, other: Source) -> bool:
     """Whether both can stand on a page: no passage twice, and neither holds the other's answer."""
     return (
         one.passage.chunk_id != other.passage.chunk_id
-        and not _holds(one.passage, other.answer)
-        and not _holds(other.passage, one.answer)
+        and not _answers(one.passage, other)
+        and not _answers(other.passage, one)
     )
 
 
@@ -131,7 +131,7 @@ def _distractors(
         if len(found) >= count:
             break
         passage = None if hit.chunk_id in taken else nearest(hit, asker.question, layout.words)
-        if passage and not any(_holds(passage, source.answer) for source in chosen):
+        if passage and not any(_answers(passage, source) for source in chosen):
             taken.add(hit.chunk_id)
             found.append(_dressed(passage, layout, rng))
     return found
@@ -148,7 +148,7 @@ def _missing(
         if source not in chosen and source.passage.chunk_id not in chunks
     ]
     others.sort(key=lambda source: chunks.isdisjoint(hit.chunk_id for hit in source.hits))
-    fitting = (one for one in others if not any(_holds(passage, one.answer) for passage in shown))
+    fitting = (one for one in others if not any(_answers(passage, one) for passage in shown))
     return [source for source, _ in zip(fitting, range(count), strict=False)]
 
 
@@ -167,9 +167,7 @@ def _misleading(
     false = right.text.replace(source.answer, rng.choice(beside)) if beside else right.text
     if false != right.text:  # what a user said may stand there in other words
         made.append(replace(right, text=rng.choice(DENIALS[learned]).format(text=false)))
-    fitting = (
-        passage for passage in rng.sample(made, len(made)) if not any(_holds(passage, one.answer) for one in chosen)
-    )
+    fitting = (passage for passage in rng.sample(made, len(made)) if not any(_answers(passage, one) for one in chosen))
     return list(fitting)[:1]
 
 
@@ -194,7 +192,7 @@ def _example(source: Source, shown: Sequence[Passage], gold: int | None, split: 
         question=source.question,
         passages=tuple(shown),
         target=ABSENT if gold is None else source.answer,
-        answers=(ABSENT if gold is None else source.answer,),
+        answers=(ABSENT,) if gold is None else (source.answer, *source.also),
         gold=gold,
         document_id=source.passage.document_id,
         episode=episode,
@@ -203,5 +201,11 @@ def _example(source: Source, shown: Sequence[Passage], gold: int | None, split: 
     )
 
 
-def _holds(passage: Passage, answer: str) -> bool:
-    return " ".join(answer.lower().split()) in " ".join(passage.text.lower().split())
+def _answers(passage: Passage, source: Source) -> bool:
+    """Whether a passage holds an answer to the question, be it in other lines or letters."""
+    text = _flat(passage.text)
+    return any(_flat(answer) in text for answer in (source.answer, *source.also))
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -25,18 +25,21 @@ _WORDS = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question whose answer is known to be right, and the chunks that were found for it."""
+    """A question whose answer is known to be right, and the chunks that were found for it. `also`: other answers that
+    are right."""
 
     question: str
     answer: str
     hits: tuple[Hit, ...]
     kind: str = "feedback"
     weight: float = 1.0
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A question, its answer, the passage that holds it, and what retrieval finds for it."""
+    """A question, its answer, the passage that holds it, what retrieval finds for it, and other answers that are
+    right."""
 
     kind: str
     question: str
@@ -44,6 +47,7 @@ class Source:
     passage: Passage
     hits: tuple[Hit, ...]
     weight: float = 1.0
+    also: tuple[str, ...] = ()
 
 
 def find(
@@ -127,21 +131,23 @@ def digest(text: str) -> str:
 
 
 def _confirmed(item: Answered, side: frozenset[str], words: int) -> Source | None:
-    """None where no passage holds at least half of the answer's words, or the one with the most is on the other side: a
-    question is learned from or asked, never both, and never with the second-best evidence."""
-    wanted = words_of(item.answer)
-    if not wanted or is_absent(item.answer):
+    """None where no passage holds at least half of an answer's words, or the one with the most is on the other side: a
+    question is learned from or asked, never both, and never with the second-best evidence. Of several answers that with
+    the best is learned."""
+    right = [one for one in (item.answer, *item.also) if words_of(one) and not is_absent(one)]
+    best: tuple[float, str, Hit, int] | None = None
+    for answer in right:
+        wanted = words_of(answer)
+        for hit in item.hits:
+            for at, sentence in enumerate(questions.sentences(hit.text)):
+                share = len(wanted & words_of(sentence)) / len(wanted)
+                if share >= 0.5 and (best is None or share > best[0]):
+                    best = share, answer, hit, at
+    if best is None or best[2].document_id not in side:
         return None
-    best: tuple[float, Hit, int] | None = None
-    for hit in item.hits:
-        for at, sentence in enumerate(questions.sentences(hit.text)):
-            share = len(wanted & words_of(sentence)) / len(wanted)
-            if share >= 0.5 and (best is None or share > best[0]):
-                best = share, hit, at
-    if best is None or best[1].document_id not in side:
-        return None
-    _, hit, at = best
-    return Source(item.kind, item.question, item.answer, excerpt(hit, at, words), item.hits, item.weight)
+    _, answer, hit, at = best
+    also = tuple(one for one in right if one != answer)
+    return Source(item.kind, item.question, answer, excerpt(hit, at, words), item.hits, item.weight, also)
 
 
 def _by_document(pool: Sequence[Hit]) -> dict[str, list[Hit]]:

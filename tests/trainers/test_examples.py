@@ -223,6 +223,14 @@ def test_accepted_answers_come_first_with_the_passage_that_holds_them(corpus: li
     assert made.target == "port 4003"
 
 
+def test_of_several_right_answers_the_one_that_is_found_is_learned_and_each_counts(corpus: list[Hit]) -> None:
+    hits = (corpus[0], corpus[6], corpus[7])
+    said = Answered("Where does it listen?", "at a door of its own", hits, "given", also=("port 4003", ABSENT))
+    made = [one for one in build(corpus, word_search(corpus), [said], recipe=RECIPE) if one.kind == "given"]
+    assert {one.target for one in made if one.gold is not None} == {"port 4003"}
+    assert {one.answers for one in made if one.gold is not None} == {("port 4003", "at a door of its own")}
+
+
 def test_an_accepted_answer_is_learned_or_asked_with_its_best_passage_never_both(corpus: list[Hit]) -> None:
     """Each answer shares a word with every document, and is whole in one."""
     answered = [Answered(f"Which port has {n}?", f"port {4000 + n}", tuple(corpus[::2])) for n in range(30)]

@@ -117,6 +117,16 @@ def test_what_misleads_is_in_words_of_the_document_that_it_names(sources: list[S
         assert words_of(passage.text) - frame <= own[passage.document_id]
 
 
+def test_of_several_right_answers_none_stands_elsewhere(sources: list[Source], room: Room) -> None:
+    several = [replace(source, also=(sources[number - 1].answer,)) for number, source in enumerate(sources)]
+    for one in laid_out(several, room, replace(PLAIN, adversarial=1.0)):
+        others = [passage for at, passage in enumerate(one.passages) if at != one.gold]
+        (asked,) = (source for source in several if source.question == one.question)
+        right = (asked.answer, *asked.also)
+        assert one.answers == ((ABSENT,) if one.gold is None else right)
+        assert not any(flat(answer) in flat(passage.text) for passage in others for answer in right)
+
+
 def test_where_there_are_few_questions_some_are_asked_without_their_passage_too(
     sources: list[Source], room: Room
 ) -> None:
