@@ -144,13 +144,14 @@ def _prepare(runtime: Runtime, run: int, folder: Path, head: Head, control: Cont
         raise TrainingFailed("no questions could be made from the documents yet; ingest more, or ask and judge")
     if control:  # of the shared adapter alone, or one side would have experts
         made = experts.undivided(made)
+    job = _job(runtime, head)
 
     def keep() -> None:  # on the thread that writes, where nothing is forgotten meanwhile
         if runtime.memory.forgotten != forgotten:
             raise TrainingFailed(FORGOTTEN)
         if not control:  # what a control shows is no part of what was learned
             runtime.memory.journal.add_examples(run, made)
-        cycle.write_job(folder, _job(runtime, head), made)
+        cycle.write_job(folder, job, made)
 
     runtime.write(keep)
     return made
