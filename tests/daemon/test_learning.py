@@ -23,7 +23,7 @@ from store.types import Hit, Passage, Retrieval
 from tests.daemon.conftest import World
 from tests.trainers.conftest import make_example
 from trainers import lora
-from trainers.examples import sides
+from trainers.examples import is_kept_back, sides
 
 CREATURES = ("heron", "otter", "badger", "marten", "falcon", "lizard", "beetle", "salmon", "spider", "turtle")
 
@@ -142,6 +142,11 @@ def test_a_plan_shows_each_example_as_it_is_only_when_asked(zoo: World) -> None:
     whole = plan(zoo.runtime, whole=True)["whole"]
     assert len(whole) == planned["examples"] > 0
     assert {"question", "passages", "target", "split", "gold"} <= whole[0].keys()
+    kept_back = [one for one in collect(zoo.runtime, episode=0) if one.split == "train" and is_kept_back(one)]
+    assert planned["counts"]["kept back"] == len(kept_back) > 0
+    assert [one["question"] for one in planned["shown"] if one["split"] == "kept back"] == [
+        one.question for one in kept_back
+    ]
 
 
 def test_examples_are_exported_as_lines(

@@ -234,6 +234,23 @@ def test_what_is_forgotten_while_a_cycle_collects_is_not_learned(farm: World, mo
     assert not folder_of(farm.runtime, 1).exists()
 
 
+def test_what_is_forgotten_when_a_cycle_has_just_trained_is_not_kept(
+    farm: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = farm.runtime.memory
+
+    def forgetful(folder: Path, **how: Any) -> dict[str, Any]:
+        evidence = in_this_process(folder, **how)
+        memory.forget([read_card(folder / cycle.ADAPTER)["documents"][0]])
+        return evidence
+
+    monkeypatch.setattr("daemon.refresh.run_child", forgetful)
+    with pytest.raises(TrainingFailed, match="forgotten meanwhile"):
+        learn(farm)
+    assert memory.journal.adapters() == []
+    assert memory.journal.run(1).decision == "failed"
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_what_went_on_from_what_is_forgotten_is_not_kept(
     farm: World, monkeypatch: pytest.MonkeyPatch, shown: bool
@@ -363,10 +380,11 @@ def test_what_is_called_bad_is_neither_replayed_nor_made_again_nor_asked_for(far
 
 def test_given_questions_are_learned_from(farm: World, tmp_path: Path) -> None:
     asked = tmp_path / "asked.jsonl"
-    asked.write_text('{"question": "How heavy does the heron get?", "answers": ["5 kilograms"]}\n')
+    asked.write_text('{"question": "How heavy does the heron get?", "answers": ["as much as a cat", "5 kilograms"]}\n')
     farm.reopen(refresh=Refresh(questions=str(asked)))
     (given, *_) = [one for one in collect(farm.runtime, episode=1) if one.kind == "given" and one.gold is not None]
     assert (given.question, given.target) == ("How heavy does the heron get?", "5 kilograms")
+    assert given.answers == ("5 kilograms", "as much as a cat"), "what the documents hold is taught, and each is right"
     assert "5 kilograms" in given.passages[given.gold or 0].text
 
 
