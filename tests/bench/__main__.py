@@ -67,6 +67,8 @@ TARGETS: dict[str, tuple[float | None, float | None]] = {
     "query_promoted_though_no_better": (None, 0),
     "train_upper_epochs_1_over_plain": (None, 0.8),
     "train_upper_epochs_3_over_plain": (None, 0.5),
+    "train_upper_held_to_text_epochs_1_over_plain": (None, 0.8),
+    "train_upper_held_to_text_epochs_3_over_plain": (None, 0.5),
     "train_upper_losses_apart": (None, 0.01),
     "train_all_epochs_1_over_plain": (None, 0.8),
     "train_all_losses_apart": (None, 0.01),

@@ -16,7 +16,7 @@ from daemon.runtime import Runtime
 from daemon.settings import Settings, Source
 from store.types import Example
 from tests.bench.corpus import docstrings
-from trainers import evaluate, lora, prompt, training
+from trainers import evaluate, keeping, lora, prompt, training
 from trainers.answers import Answers
 from trainers.examples import Recipe, build, by_passages
 from trainers.model import LanguageModel, resolve
@@ -67,20 +67,22 @@ def remembered(libraries: Sequence[str], each: int) -> Iterator[Runtime]:
 
 
 def compare_training(groups: Sequence[list[Example]], name: str, first_layer: int, epochs: int) -> dict[str, float]:
-    """Seconds, after the first epoch and after all, ours over the plain loop's; and how the losses differ."""
+    """Seconds, after the first epoch and after all, ours over the plain loop's; the same where each step holds the model
+    to plain text as well, as those of a cycle do; and how the losses differ."""
     model = LanguageModel.load(resolve("default", MODELS), "cpu")
     pages = [page([_item(model, example) for example in group]) for group in groups]
     settings = lora.Settings(
         targets=TARGETS, first_layer=first_layer, batch=1, max_steps=epochs * len(pages), minutes=1e6
     )
-    lora.prepare(model.model, settings)
-    marks = [time.perf_counter()]
-    ours = training.train(model.model, pages, [], settings, lambda done, total: marks.append(time.perf_counter()))
+    plain_text = keeping.remember(model.model, model.tokenizer, first_layer)
+    ours, marks = _ours(model, pages, settings, ())
+    _, cycle_marks = _ours(LanguageModel.load(resolve("default", MODELS), "cpu"), pages, settings, plain_text)
     plain_losses, plain_marks = _plain(pages, settings)
     assert len(plain_losses) == len(ours.losses)
     apart = max(abs(mine - theirs) / theirs for mine, theirs in zip(ours.losses, plain_losses, strict=True))
     ratios = {
-        f"train_{name}_epochs_{epoch}_over_plain": (marks[step] - marks[0]) / (plain_marks[step] - plain_marks[0])
+        f"train_{name}{held}_epochs_{epoch}_over_plain": (some[step] - some[0]) / (plain_marks[step] - plain_marks[0])
+        for held, some in (("", marks), ("_held_to_text", cycle_marks))
         for epoch in (1, epochs)
         for step in [epoch * len(pages)]
     }
@@ -88,6 +90,18 @@ def compare_training(groups: Sequence[list[Example]], name: str, first_layer: in
         f"train_{name}_seconds_per_example": (marks[-1] - marks[0]) / ours.examples,
         f"train_{name}_losses_apart": apart,
     }
+
+
+def _ours(
+    model: LanguageModel, pages: Sequence[Page], settings: lora.Settings, kept: Sequence[keeping.Kept]
+) -> tuple[training.Training, list[float]]:
+    """What training did, and the clock at each step."""
+    lora.prepare(model.model, settings)
+    marks = [time.perf_counter()]
+    done = training.train(
+        model.model, pages, [], settings, lambda done, total: marks.append(time.perf_counter()), kept=kept
+    )
+    return done, marks
 
 
 def _plain(pages: Sequence[Page], settings: lora.Settings) -> tuple[list[float], list[float]]:
