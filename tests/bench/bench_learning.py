@@ -67,8 +67,8 @@ def remembered(libraries: Sequence[str], each: int) -> Iterator[Runtime]:
 
 
 def compare_training(groups: Sequence[list[Example]], name: str, first_layer: int, epochs: int) -> dict[str, float]:
-    """Seconds, after the first epoch and after all, ours over the plain loop's; the same where each step holds the model
-    to plain text as well, as those of a cycle do; and how the losses differ."""
+    """Seconds, after the first epoch and after all, ours over the plain loop's; also where each step holds the model to
+    plain text, as those of a cycle do; and how the losses differ."""
     model = LanguageModel.load(resolve("default", MODELS), "cpu")
     pages = [page([_item(model, example) for example in group]) for group in groups]
     settings = lora.Settings(
