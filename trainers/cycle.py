@@ -1,10 +1,10 @@
 """One training run in a process of its own: `python -m trainers.cycle RUN_DIR`.
 
-Reads RUN_DIR/job.json and RUN_DIR/examples.jsonl. Trains on the examples whose split is train, and experts on those of
-the domains that have enough; these are kept only if with them it answers the held-out examples better than without.
-Evaluates the candidate and the incumbent (or the base model) on the same held-out ones, and writes adapter/ (card
-last), then evidence.json, which is the sign that the run is whole. progress.json tells where it is. A run that was
-killed goes on from its checkpoints and from the answers that it kept.
+Reads RUN_DIR/job.json and RUN_DIR/examples.jsonl. Trains on the examples whose split is train, but for those that are
+kept back to tell when to stop, and experts on those of the domains that have enough; these are kept only if with them
+it answers the held-out examples better than without. Evaluates the candidate and the incumbent (or the base model) on
+the same held-out ones, and writes adapter/ (card last), then evidence.json, which is the sign that the run is whole.
+progress.json tells where it is. A run that was killed goes on from its checkpoints and from the answers that it kept.
 """
 
 from __future__ import annotations

@@ -90,13 +90,23 @@ def test_a_run_leaves_an_adapter_and_evidence_item_by_item(tiny_path: Path, tmp_
     assert all(item["candidate"] == item["incumbent"] for item in asked)
 
 
-def test_what_is_kept_back_is_looked_at_and_not_trained_on(tiny_path: Path, tmp_path: Path) -> None:
+def test_what_is_kept_back_is_looked_at_and_not_trained_on(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(model: Any, pages: Any, held_out: Any, *given: Any, **how: Any) -> Any:
+        trained.append([sum(len(page.items) for page in some) for some in (pages, held_out)])
+        return train(model, pages, held_out, *given, **how)
+
+    trained: list[list[int]] = []
+    train = cycle.train
+    monkeypatch.setattr(cycle, "train", seen)
     given = [*(make_example(number) for number in range(48)), *ITEMS[6:]]
     kept_back = {one.example_id for one in given[:48] if is_kept_back(one)}
     assert len(kept_back) > 1
     cycle.write_job(tmp_path, job(tiny_path), given)
     evidence = in_this_process(tmp_path)
     assert evidence["held_out"]
+    assert trained == [[48 - len(kept_back), len(kept_back)]]
     assert (evidence["trained_on"], evidence["kept_back"]) == (48 - len(kept_back), len(kept_back))
     card = lora.read_card(tmp_path / cycle.ADAPTER)
     assert set(card["examples"]) == {one.example_id for one in given[:48]} - kept_back
@@ -154,9 +164,10 @@ def test_the_child_dies_with_its_parent(tiny_path: Path, tmp_path: Path) -> None
         while not (tmp_path / cycle.PROGRESS).exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent.pid)], capture_output=True, text=True)
-        (child,) = (int(pid) for pid in found.stdout.split())
-        assert os.getpriority(os.PRIO_PROCESS, child) == 10
+        priorities = {int(pid): os.getpriority(os.PRIO_PROCESS, int(pid)) for pid in found.stdout.split()}
         os.kill(parent.pid, signal.SIGKILL)
+    ((child, priority),) = priorities.items()
+    assert priority == 10
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(child)
