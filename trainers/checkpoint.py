@@ -19,7 +19,7 @@ class State:
     """What a training run has done so far. `best` has the weights of `best_step`, by name; {}: the latest are."""
 
     losses: list[float] = field(default_factory=list)
-    held_out: list[tuple[int, float]] = field(default_factory=list)
+    checks: list[tuple[int, float]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
     best_step: int = 0
     examples: int = 0
@@ -42,7 +42,7 @@ def write(path: Path, state: State, weights: Mapping[str, Any], optimizer: Any) 
         tensors |= {f"{moment}/{name}": optimizer.state[weight][moment] for moment in _MOMENTS}
     told = {
         name: getattr(state, name)
-        for name in ("losses", "held_out", "best_step", "examples", "tokens", "seconds", "done")
+        for name in ("losses", "checks", "best_step", "examples", "tokens", "seconds", "done")
     }
     part = path.with_suffix(".part")
     save_file({name: one.cpu().contiguous() for name, one in tensors.items()}, str(part), {"state": json.dumps(told)})
@@ -70,4 +70,4 @@ def read(path: Path | None, weights: Mapping[str, Any], optimizer: Any) -> State
             moments = {moment: tensors[f"{moment}/{name}"].to(weight.device) for moment in _MOMENTS}
             optimizer.state[weight] = {"step": torch.tensor(float(len(told["losses"]))), **moments}
     best = {name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
-    return State(**{**told, "held_out": [tuple(one) for one in told["held_out"]]}, best=best)
+    return State(**{**told, "checks": [tuple(one) for one in told["checks"]]}, best=best)

@@ -91,9 +91,9 @@ def run(run_dir: Path) -> None:
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
     learned = [example for example in given if example.split == "train"]
     taught, kept_back = ([one for one in learned if examples.is_kept_back(one) is back] for back in (False, True))
-    groups, checked = examples.by_passages(taught), examples.by_passages(kept_back)
-    pages, held_out = ([page([_item(model, one) for one in group]) for group in some] for some in (groups, checked))
-    short = is_short(model.model, [*pages, *held_out], job.training.first_layer, job.memory_mb)
+    groups, back = examples.by_passages(taught), examples.by_passages(kept_back)
+    pages, pages_back = ([page([_item(model, one) for one in group]) for group in some] for some in (groups, back))
+    short = is_short(model.model, [*pages, *pages_back], job.training.first_layer, job.memory_mb)
     settings = replace(job.training, bf16=bf16_pays(model.model.device), save_memory=short)
     planned = experts.plan(groups)
     before = keeping.remember(model.model, model.tokenizer, settings.first_layer)
@@ -102,7 +102,7 @@ def run(run_dir: Path) -> None:
     training = train(
         model.model,
         pages,
-        held_out,
+        pages_back,
         experts.rest(settings, planned),
         partial(tell, "train"),
         resume=run_dir / CHECKPOINT,
@@ -113,7 +113,7 @@ def run(run_dir: Path) -> None:
         model.model,
         planned,
         _by_home(groups, pages),
-        _by_home(checked, held_out),
+        _by_home(back, pages_back),
         settings,
         run_dir / ADAPTER,
         run_dir / CHECKPOINT,
@@ -156,7 +156,7 @@ def run(run_dir: Path) -> None:
         "incumbent": job.incumbent,
         "adapter_sha256": sha256,
         "losses": training.losses,
-        "held_out": training.held_out,
+        "checks": training.checks,
         "steps": len(training.losses),
         "best_step": training.best,
         "trained_on": len(taught),

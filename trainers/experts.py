@@ -73,7 +73,7 @@ def train_experts(
     model: Any,
     planned: Mapping[str, int],
     pages: Mapping[str, Sequence[Page]],
-    held_out: Mapping[str, Sequence[Page]],
+    kept_back: Mapping[str, Sequence[Page]],
     settings: lora.Settings,
     adapter: Path,
     checkpoint: Path,
@@ -81,7 +81,7 @@ def train_experts(
     tell: Callable[[str, int, int], None],
 ) -> dict[str, Expert]:
     """Train an expert for each domain of `planned` from the trained adapter that `lora.prepare` made, and save them in
-    the folder `adapter`. They stay on the model. `pages` and `held_out` are by domain, as `home` says.
+    the folder `adapter`. They stay on the model. `pages` and `kept_back` are by domain, as `home` says.
 
     They divide BUDGET of the minutes by their examples, and none goes over its examples more often than the shared
     adapter goes over all of them. Each keeps its state beside `checkpoint`: a kill changes nothing.
@@ -98,7 +98,7 @@ def train_experts(
         name = f"expert-{folder[-8:]}"
         lora.fork(model, settings, name)
         training = train(
-            *(model, pages[domain], held_out.get(domain, ()), own),
+            *(model, pages[domain], kept_back.get(domain, ()), own),
             progress=partial(tell, f"train {domain}"),
             kept=kept,
             resume=checkpoint.with_stem(f"{checkpoint.stem}-{folder}"),

@@ -21,7 +21,7 @@ from trainers.keeping import Kept, drift
 from trainers.packing import Page, answers_loss, inputs, total_weight
 
 CHECKPOINT_SECONDS = 30.0
-CHECKS = 6  # of the held-out pages, in a whole run
+CHECKS = 6  # of the pages kept back, in a whole run
 PATIENCE = 3  # checks without a better loss, after which training ends
 # Adam's first steps move each weight by the whole rate, whatever its gradient: what was learned before is lost to them.
 LEAST_WARMUP = 8  # steps, or half of a shorter run
@@ -31,13 +31,13 @@ LEAST_WARMUP = 8  # steps, or half of a shorter run
 class Training:
     """What a training run did.
 
-    `losses`: the mean loss per answer token of each step; `held_out`: (steps by then, the same on the held-out pages);
+    `losses`: the mean loss per answer token of each step; `checks`: (steps by then, the same on the pages kept back);
     `best`: the step whose weights were kept; `tokens`: read in training; `seconds`: wall-clock, with those before a
     kill.
     """
 
     losses: tuple[float, ...]
-    held_out: tuple[tuple[int, float], ...]
+    checks: tuple[tuple[int, float], ...]
     best: int
     examples: int
     tokens: int
@@ -47,7 +47,7 @@ class Training:
 def train(
     model: Any,
     pages: Sequence[Page],
-    held_out: Sequence[Page],
+    kept_back: Sequence[Page],
     settings: lora.Settings,
     progress: Callable[[int, int], None] = lambda done, total: None,
     resume: Path | None = None,
@@ -59,7 +59,7 @@ def train(
 
     Same model, pages, settings and thread count give the same weights on a CPU, as long as the time budget does not cut
     the run short; a kill changes nothing, where `resume` is a file to keep the state in. Ends after `max_steps` or
-    `minutes`, whichever is first (steps that would not fit are not begun), or when the loss on `held_out` no longer
+    `minutes`, whichever is first (steps that would not fit are not begun), or when the loss on `kept_back` no longer
     falls. Each step holds the model to one of `kept` as well. Raises TrainingFailed when there is nothing to train on
     or not one step fits.
     """
@@ -96,8 +96,8 @@ def train(
         state.tokens += sum(page.tokens for page in batch)
         state.seconds = spent + time.monotonic() - started
         planned = _planned(state, settings)
-        if held_out and (state.step >= planned or state.step % max(1, planned // CHECKS) == 0):
-            _check(state, loss_of, held_out, weights)
+        if kept_back and (state.step >= planned or state.step % max(1, planned // CHECKS) == 0):
+            _check(state, loss_of, kept_back, weights)
         progress(state.step, planned)
         if resume and time.monotonic() - written > CHECKPOINT_SECONDS:
             checkpoint.write(resume, state, weights, optimizer)
@@ -114,7 +114,7 @@ def train(
         weight.requires_grad_(False)
     return Training(
         losses=tuple(state.losses),
-        held_out=tuple(state.held_out),
+        checks=tuple(state.checks),
         best=state.best_step or state.step,
         examples=state.examples,
         tokens=state.tokens,
@@ -180,19 +180,19 @@ def _autocast(model: Any, settings: lora.Settings) -> Callable[[], AbstractConte
     return lambda: torch.autocast(model.device.type, dtype=torch.bfloat16)
 
 
-def _check(state: State, loss_of: _Loss, held_out: Sequence[Page], weights: Mapping[str, Any]) -> None:
+def _check(state: State, loss_of: _Loss, kept_back: Sequence[Page], weights: Mapping[str, Any]) -> None:
     import torch
 
     with torch.no_grad():
-        loss = sum(float(loss_of(page)) for page in held_out) / total_weight(held_out)
-        if loss < min((one for _, one in state.held_out), default=float("inf")):
+        loss = sum(float(loss_of(page)) for page in kept_back) / total_weight(kept_back)
+        if loss < min((one for _, one in state.checks), default=float("inf")):
             state.best = {name: weight.detach().clone() for name, weight in weights.items()}
             state.best_step = state.step
-    state.held_out.append((state.step, loss))
+    state.checks.append((state.step, loss))
 
 
 def _stalled(state: State) -> bool:
     """Whether the latest checks were all worse than the best."""
-    return state.best_step > 0 and [step for step, _ in state.held_out].index(state.best_step) < (
-        len(state.held_out) - PATIENCE
+    return state.best_step > 0 and [step for step, _ in state.checks].index(state.best_step) < (
+        len(state.checks) - PATIENCE
     )

@@ -93,9 +93,9 @@ def test_a_run_leaves_an_adapter_and_evidence_item_by_item(tiny_path: Path, tmp_
 def test_what_is_kept_back_is_looked_at_and_not_trained_on(
     tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seen(model: Any, pages: Any, held_out: Any, *given: Any, **how: Any) -> Any:
-        trained.append([sum(len(page.items) for page in some) for some in (pages, held_out)])
-        return train(model, pages, held_out, *given, **how)
+    def seen(model: Any, pages: Any, kept_back: Any, *given: Any, **how: Any) -> Any:
+        trained.append([sum(len(page.items) for page in some) for some in (pages, kept_back)])
+        return train(model, pages, kept_back, *given, **how)
 
     trained: list[list[int]] = []
     train = cycle.train
@@ -105,7 +105,7 @@ def test_what_is_kept_back_is_looked_at_and_not_trained_on(
     assert len(kept_back) > 1
     cycle.write_job(tmp_path, job(tiny_path), given)
     evidence = in_this_process(tmp_path)
-    assert evidence["held_out"]
+    assert evidence["checks"]
     assert trained == [[48 - len(kept_back), len(kept_back)]]
     assert (evidence["trained_on"], evidence["kept_back"]) == (48 - len(kept_back), len(kept_back))
     card = lora.read_card(tmp_path / cycle.ADAPTER)

@@ -341,7 +341,7 @@ def test_experts_divide_their_share_of_the_time_by_their_examples(
     by_domain = {"it": pages[:6], "law": pages[6:9], "art": pages[9:]}
     given: dict[str, Any] = {}
 
-    def fake(_model: Any, pages: Any, _held_out: Any, settings: lora.Settings, **how: Any) -> None:
+    def fake(_model: Any, pages: Any, _kept_back: Any, settings: lora.Settings, **how: Any) -> None:
         given[how["resume"].name] = (len(pages), settings.max_steps, settings.minutes)
 
     monkeypatch.setattr(experts, "train", fake)

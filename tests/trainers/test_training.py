@@ -143,22 +143,22 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(tiny_path: Path) -> 
     assert model.nll(["the port of the server"]) == before
 
 
-def test_the_best_weights_on_what_is_held_out_are_kept(tiny_path: Path) -> None:
-    """The same question has another answer on the held-out page, which was learned before and is unlearned now."""
+def test_the_best_weights_on_what_is_kept_back_are_kept(tiny_path: Path) -> None:
+    """The same question has another answer on the page kept back, which was learned before and is unlearned now."""
     settings = dataclasses.replace(SETTINGS, max_steps=60, lr=5e-2, batch=1)
     model = prepared(tiny_path, settings)
     (one,) = make_pages(model, count=1, per_page=1)
     learned = packing.page([dataclasses.replace(one.items[0], answer=tuple(model.encode_answer("red red red")))])
-    held_out = [packing.page([dataclasses.replace(one.items[0], answer=tuple(model.encode_answer("blue green")))])]
+    kept_back = [packing.page([dataclasses.replace(one.items[0], answer=tuple(model.encode_answer("blue green")))])]
     lora.prepare(model.model, settings)
-    train(model.model, held_out, [], dataclasses.replace(settings, max_steps=150))
+    train(model.model, kept_back, [], dataclasses.replace(settings, max_steps=150))
     for weight in lora.trainable(model.model).values():
         weight.requires_grad_(True)
-    done = train(model.model, [learned], held_out, settings)
-    losses = [loss for _, loss in done.held_out]
+    done = train(model.model, [learned], kept_back, settings)
+    losses = [loss for _, loss in done.checks]
     assert len(done.losses) < 60, "it stopped early"
-    assert done.best == done.held_out[losses.index(min(losses))][0] < len(done.losses)
-    loss = float(training._Loss(model.model, settings)(held_out[0])) / packing.total_weight(held_out)
+    assert done.best == done.checks[losses.index(min(losses))][0] < len(done.losses)
+    loss = float(training._Loss(model.model, settings)(kept_back[0])) / packing.total_weight(kept_back)
     assert loss == pytest.approx(min(losses), rel=1e-4)
 
 
@@ -180,7 +180,7 @@ def test_a_kill_costs_nothing(tiny_path: Path, tmp_path: Path, monkeypatch: pyte
         again = prepared(tiny_path)
         done = train(again.model, pages[1:], pages[:1], SETTINGS, resume=file)
         assert done.losses == expected.losses
-        assert done.held_out == expected.held_out
+        assert done.checks == expected.checks
         assert equal(weights(again), weights(whole))
         ended = train(prepared(tiny_path).model, pages[1:], pages[:1], SETTINGS, resume=file)
         assert ended == done, "a run that is done is not trained on"
