@@ -27,6 +27,7 @@ CONTROL = "control"
 RESUMED = "resumed"  # a byte for each time that a cycle was gone on with
 MOST_TIMES = 2  # the minutes of the settings, in all: after these the child decides by what it has
 OVERTIME_SECONDS = 300.0  # and after these it is ended
+KEPT_CYCLES = 30  # the newest, of which all is kept; of older ones what served, and what the catalogue says
 MOST_RESUMES = 3  # what memex itself dies of shall not be tried at every start
 
 
@@ -73,6 +74,7 @@ def refresh(
             for checkpoint in folder.glob(cycle.CHECKPOINTS):
                 checkpoint.unlink()
     tune(runtime, run, folder, on_progress, stop)
+    write(lambda: _let_go(runtime, run - KEPT_CYCLES))
     return _result(runtime, run)
 
 
@@ -205,6 +207,14 @@ def _train_the_other(
     cycle.write_job(other, replace(job, training=replace(job.training, seed=job.training.seed + 1)), learned)
     _train_and_evaluate(runtime, other, on_progress, stop)
     cycle.write_job(folder, replace(job, incumbent=str(other / cycle.ADAPTER)), given)
+
+
+def _let_go(runtime: Runtime, latest: int) -> None:
+    """Of cycles up to this one remove the adapters that never served, and the evidence."""
+    for adapter in runtime.memory.journal.retire_candidates(before=latest + 1):
+        shutil.rmtree(runtime.memory.adapter_folder(adapter), ignore_errors=True)
+    for run in range(1, latest + 1):
+        shutil.rmtree(folder_of(runtime, run), ignore_errors=True)
 
 
 def _note_control(runtime: Runtime, run: int, control: Control, evidence: Mapping[str, Any]) -> Json:

@@ -93,6 +93,12 @@ class Journal:
         with self._database.read() as session:
             return learning.adapters(session)
 
+    def retire_candidates(self, before: int) -> list[int]:
+        """Let what cycles before this one tried in vain have no files any more; returns all adapters that have none,
+        whose folders are to be removed. What served once stays."""
+        with self._database.write() as session:
+            return learning.retire_candidates(session, before)
+
     def retrieval(self, retrieval_id: str) -> Retrieval:
         with self._database.read() as session:
             found = learning.retrieval(session, retrieval_id)

@@ -9,7 +9,7 @@ from pathlib import Path
 from daemon.operations import shapes
 from daemon.operations.shapes import Json, Number
 from daemon.quarantine import touched
-from daemon.refresh import folder_of
+from daemon.refresh import KEPT_CYCLES, folder_of
 from daemon.runtime import Runtime
 from store.errors import NotFound
 from store.types import Run
@@ -41,8 +41,8 @@ def _items(folder: Path) -> list[Json]:
         asked = {one.example_id: one for one in examples.read(folder / cycle.EXAMPLES)}
     except FileNotFoundError:
         raise NotFound(
-            f"no items of refresh {int(folder.name)} are kept: it was not judged, was a control, or `memex forget` "
-            "took them out since; leave --items out to see the rest"
+            f"no items of refresh {int(folder.name)} are kept: it was not judged, was a control, is not of the "
+            f"latest {KEPT_CYCLES}, or `memex forget` took them out since; leave --items out to see the rest"
         ) from None
     found = [
         {**one, "question": asked[one["example_id"]].question, "right": asked[one["example_id"]].target}

@@ -62,7 +62,8 @@ def retire_adapters(session: Session, runs: Sequence[int], document_ids: Collect
     """The generators' adapters of these runs learned from what is forgotten, the query adapters that name one of the
     documents did, and so did those that went on from them: they never serve again. Returns number -> kind."""
     found: dict[int, str] = {}
-    for row in session.exec(select(AdapterRow).order_by(col(AdapterRow.adapter))):  # what went on from one is younger
+    there = select(AdapterRow).where(AdapterRow.state != "retired")
+    for row in session.exec(there.order_by(col(AdapterRow.adapter))):  # what went on from one is younger
         learned = row.run in runs if row.kind == GENERATOR else not set(document_ids).isdisjoint(row.documents)
         if row.adapter is not None and (learned or row.start in found):
             row.state, row.documents = "retired", []

@@ -7,13 +7,14 @@ from dataclasses import astuple
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert
+from sqlalchemy import func, insert, update
 from sqlmodel import Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from store.catalogue.tables import AdapterRow, ExampleRow, RetrievalRow, RunRow
 from store.types import GENERATOR, Ended, Example, Passage, Retrieval, Run
 
+AT_ONCE = 1000  # rows that are read
 # Or there is only something to say against what it cites.
 _CALLED_RIGHT = or_(col(RetrievalRow.feedback) == "good", col(RetrievalRow.fault) == "citation")
 _ADD_RETRIEVAL = insert(RetrievalRow.__table__)  # type: ignore[attr-defined]
@@ -137,11 +138,13 @@ def add_examples(session: Session, run: int, examples: Sequence[Example]) -> Non
 
 
 def examples(session: Session, run: int | None = None) -> list[Example]:
-    """The examples of one run, or of all runs, oldest run first."""
-    query = select(ExampleRow).order_by(col(ExampleRow.run), col(ExampleRow.example_id))
+    """The examples of one run, or of all runs, oldest run first. They share the passages that they have in common:
+    there are years of them."""
+    query = select(ExampleRow.body).order_by(col(ExampleRow.run), col(ExampleRow.example_id))
     if run is not None:
         query = query.where(ExampleRow.run == run)
-    return [_as_example(row.body) for row in session.exec(query)]
+    known: dict[Passage, Passage] = {}
+    return [_as_example(body, known) for body in session.exec(query.execution_options(yield_per=AT_ONCE))]
 
 
 def note_query(session: Session, run: int, told: Mapping[str, Any]) -> None:
@@ -184,6 +187,15 @@ def adapters(session: Session) -> list[int]:
     return sorted(adapter for adapter in rows if adapter is not None)
 
 
+def retire_candidates(session: Session, before: int) -> list[int]:
+    """The adapters that runs before this one tried and that never served have files no more. Returns all that have none
+    by now, of which a kill may have left some."""
+    tried = col(AdapterRow.run) < before, col(AdapterRow.state) == "candidate"
+    session.execute(update(AdapterRow).where(*tried).values(state="retired", documents=[]))
+    rows = session.exec(select(AdapterRow.adapter).where(AdapterRow.state == "retired"))
+    return sorted(adapter for adapter in rows if adapter is not None)
+
+
 def set_adapter_state(session: Session, adapter: int, state: str) -> None:
     row = session.get(AdapterRow, adapter)
     assert row is not None
@@ -215,11 +227,12 @@ def _body(example: Example) -> dict[str, Any]:
     }
 
 
-def _as_example(body: Mapping[str, Any]) -> Example:
+def _as_example(body: Mapping[str, Any], known: dict[Passage, Passage]) -> Example:
+    passages = (Passage(*passage) for passage in body["passages"])
     return Example(
         **{
             **body,
-            "passages": tuple(Passage(*passage) for passage in body["passages"]),
+            "passages": tuple(known.setdefault(passage, passage) for passage in passages),
             "answers": tuple(body["answers"]),
         }
     )

@@ -154,6 +154,21 @@ def test_a_cycle_shows_what_it_was_judged_by(farm: World) -> None:
 
 
 @pytest.mark.usefixtures("no_child")
+def test_of_old_cycles_stays_what_served(farm: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, kept = farm.runtime.memory, []
+    monkeypatch.setattr("daemon.refresh.KEPT_CYCLES", 2)
+    kept += [learn(farm)["adapter"] for _ in range(2)]
+    run = memory.journal.runs()[0].run
+    memory.promote(kept[1], Ended(run, "promote", "a test", kept[1]))
+    kept += [learn(farm)["adapter"] for _ in range(3)]
+    there = [memory.adapter_folder(adapter).is_dir() for adapter in kept]
+    assert there == [False, True, False, True, True]
+    assert {kept[1], kept[3], kept[4]} <= set(memory.journal.adapters())
+    assert [folder_of(farm.runtime, run).is_dir() for run in range(1, 6)] == [False, False, False, True, True]
+    assert operations.doctor(farm.runtime)["problems"] == []
+
+
+@pytest.mark.usefixtures("no_child")
 def test_the_questions_side_learns_in_the_same_cycle(farm: World) -> None:
     done = learn(farm)
     told = done["metrics"]["query"]

@@ -91,6 +91,14 @@ def test_what_went_on_from_a_retired_adapter_is_retired_too(told: Memory) -> Non
     assert other in told.journal.adapters()
 
 
+def test_what_is_retired_already_is_not_told_again(told: Memory) -> None:
+    told.journal.begin_run(trigger="test", move=1, incumbent=2)
+    tried = told.journal.add_adapter(3, base="base", sha256="1", start=2)
+    assert told.journal.retire_candidates(before=3) == [], "what serves or served stays"
+    assert told.journal.retire_candidates(before=4) == told.journal.retire_candidates(before=4) == [tried]
+    assert (told.forget(["secret"]).adapters, told.journal.adapters()) == ((2,), [1])
+
+
 def test_adapters_that_learned_from_it_are_retired(told: Memory) -> None:
     assert told.head().adapter == 2
     done = told.forget(["secret"])
