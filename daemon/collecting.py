@@ -17,7 +17,8 @@ from store.types import Example, Hit
 from trainers import gate, lora
 from trainers.examples import Recipe, build, is_kept_back, sides
 from trainers.pages import Layout
-from trainers.sources import Answered, Search
+from trainers.prompt import ABSENT
+from trainers.sources import DENIED, Answered, Search
 
 NEWEST_DOCUMENTS = 200  # whose chunks questions are made from
 LATEST_RETRIEVALS = 200
@@ -61,7 +62,12 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
         episode=episode,
     )
     wrong = taken_back(memory)
-    return [one for one in made if one.gold is None or (one.question, plain(one.target)) not in wrong]
+
+    def stands(one: Example) -> bool:
+        left_out = one.gold is None and one.kind != DENIED  # the right passage: true whatever was said of the documents
+        return left_out or (one.question, plain(one.target)) not in wrong
+
+    return [one for one in made if stands(one)]
 
 
 def recipe(runtime: Runtime, control: Control | None = None) -> Recipe:
@@ -170,7 +176,7 @@ def _given(runtime: Runtime, search: Search) -> list[Answered]:
     asked = from_file(Path(runtime.settings.refresh.questions), []).questions
     k = Recipe().k
     return [
-        Answered(one.text, one.answers[0], tuple(search(one.text, k)), "given", also=tuple(one.answers[1:]))
+        Answered(one.text, (one.answers or (ABSENT,))[0], tuple(search(one.text, k)), "given", also=one.answers[1:])
         for one in asked
-        if one.answers
+        if one.answers is not None
     ]

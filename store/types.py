@@ -316,7 +316,7 @@ class Example:
     """
 
     example_id: str
-    kind: str  # feedback, given, heading, cloze, definition, entry
+    kind: str  # feedback, given, denied, heading, cloze, definition, entry
     question: str
     passages: tuple[Passage, ...]
     target: str

@@ -7,6 +7,7 @@ out. Unlike RAFT, the target is then to say that the answer is not there.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from store.durable import write_text
 from store.types import Example, Hit, Passage
-from trainers.pages import Layout, Room, pages
+from trainers.pages import Layout, Room, denied, pages
 from trainers.sources import FROM_USERS, Answered, Search, Source, digest, find
 
 KEPT_BACK = 12  # of so many questions that are made to learn from one tells when to stop
@@ -31,6 +32,7 @@ class Recipe:
     abstain: int = 12
     held_out: float = 0.4  # share of the documents that are never trained on
     replay: float = 0.2  # training examples from earlier episodes, as a share of `train`
+    denied: float = 0.1  # with so many more at most, as a share of `train`, that have no answer, as users said
     alone: bool = False  # train on the right passage alone
     k: int = 8  # the source must be among the first k that the search finds
     layout: Layout = field(default_factory=Layout)
@@ -76,6 +78,7 @@ def build(
             layout = alone if recipe.alone else recipe.layout
             for sources in _to_learn(ask, answered, wanted):
                 made += pages(sources, room, layout, "train", seed, episode)
+            made += denied(answered, room, layout, math.ceil(recipe.denied * recipe.train), seed, episode)
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
     # Two pages of the same passages, such as a page with one, can ask the same that is not there.
     unlike = {one.example_id: one for one in [*made, *again, *_drawn(anchor, recipe.anchor)]}

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from store.types import Example, Hit, Passage
-from trainers.prompt import ABSENT
+from trainers.prompt import ABSENT, is_absent
 from trainers.questions import sentences
-from trainers.sources import Source, digest, nearest
+from trainers.sources import DENIED, Answered, Source, digest, nearest
 
 # How a passage says that what it holds is false, and how it gives orders. True: to learn from; False: to be asked with,
 # as a model that knew such passages by their words alone would be misled by others.
@@ -91,6 +91,25 @@ def pages(sources: Sequence[Source], room: Room, layout: Layout, split: str, see
             made.append(_example(source, shown, order.index(number), split, episode))
         for source in missing:
             made.append(_example(source, shown, None, split if split == "train" else "abstain", episode))
+    return made
+
+
+def denied(
+    answered: Sequence[Answered], room: Room, layout: Layout, limit: int, seed: int, episode: int
+) -> list[Example]:
+    """To learn from: at most `limit` questions of which users said that the documents do not answer them, each beside
+    the passages that were found for it. None whose best passage is on the other side."""
+    rng = random.Random(f"{seed}:{DENIED}")
+    made: list[Example] = []
+    for item in answered:
+        if len(made) == limit:
+            break
+        hits = [hit for hit in item.hits if hit.document_id in room.side][: layout.passages]
+        shown = [passage for hit in hits if (passage := nearest(hit, item.question, layout.words))]
+        if shown and hits[0] == item.hits[0] and all(map(is_absent, (item.answer, *item.also))):
+            source = Source(DENIED, item.question, ABSENT, shown[0], item.hits, item.weight)
+            shown = [_dressed(passage, layout, rng) for passage in rng.sample(shown, len(shown))]
+            made.append(_example(source, shown, None, "train", episode))
     return made
 
 

@@ -19,14 +19,15 @@ Search = Callable[[str, int], Sequence[Hit]]
 # Of ten questions on a document about five definitions, three blanks, an entry of a table or list, and a heading.
 MIXTURE = {"definition": 5.0, "cloze": 3.0, "entry": 1.0, "heading": 1.0}
 MOST_PER_DOCUMENT = 12
-FROM_USERS = frozenset({"feedback", "given"})  # the kinds of questions that are not made from documents
+DENIED = "denied"  # the kind of questions that have no answer in the documents, as users say
+FROM_USERS = frozenset({"feedback", "given", DENIED})  # the kinds that are not made from documents
 _WORDS = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question whose answer is known to be right, and the chunks that were found for it. `also`: other answers that
-    are right."""
+    """A question whose answer is known to be right, and the chunks that were found for it, best first. `also`: other
+    answers that are right. An answer may be that there is none."""
 
     question: str
     answer: str

@@ -19,11 +19,13 @@ from daemon.exporting import export_adapter
 from daemon.quarantine import Quarantine
 from daemon.settings import Refresh, Rule, Source
 from store.errors import Corrupt, NotFound, UsageError
+from store.memory import new_id
 from store.types import Hit, Passage, Retrieval
 from tests.daemon.conftest import World
 from tests.trainers.conftest import make_example
 from trainers import lora
 from trainers.examples import is_kept_back, sides
+from trainers.prompt import ABSENT
 
 CREATURES = ("heron", "otter", "badger", "marten", "falcon", "lizard", "beetle", "salmon", "spider", "turtle")
 
@@ -103,6 +105,39 @@ def test_the_latest_right_answer_to_a_question_is_the_one_that_counts(zoo: World
         operations.feedback(runtime, asked["retrieval_id"], "bad", answer)
     (said,) = answered(runtime, Quarantine(runtime.memory, ()), lambda question, k: [])
     assert said.answer == "7 kilograms"
+
+
+def test_what_is_not_in_the_documents_is_learned_until_that_is_called_bad(zoo: World) -> None:
+    """Said of an answer or in a file; that of an earlier cycle is not replayed then."""
+    memory = zoo.runtime.memory
+
+    def denied() -> list[str]:
+        return sorted({one.question for one in collect(zoo.runtime, episode=2) if one.kind == "denied"})
+
+    def said(question: str, verdict: str, correction: str | None = None) -> None:
+        found = memory.search(question, 3).hits
+        hits = tuple({"chunk_id": hit.chunk_id, "document_id": hit.document_id, "score": 1.0} for hit in found)
+        one = Retrieval(new_id(), memory.clock(), question, "base", 1, hits, ABSENT if correction is None else "Linné")
+        memory.journal.record(memory.head(), one)
+        memory.journal.feedback(one.retrieval_id, verdict, correction)
+
+    asked = [f"Who painted the {name}?" for name in CREATURES]
+    for question in asked[:8]:
+        said(question, "good")
+    for question in asked[8:]:
+        said(question, "bad", ABSENT)
+    (zoo.docs.parent / "asked.jsonl").write_text('{"question": "Who ate the heron?", "answers": []}\n')
+    zoo.reopen(refresh=Refresh(minutes=60.0, questions=str(zoo.docs.parent / "asked.jsonl")))
+    memory = zoo.runtime.memory
+    before = denied()
+    assert len(before) > 4
+    assert set(before) <= {*asked, "Who ate the heron?"}
+    assert set(before) & set(asked[:8])
+    run = memory.journal.begin_run(trigger="test", move=1, incumbent=None)
+    memory.journal.add_examples(run, collect(zoo.runtime, episode=run))
+    for question in asked:
+        said(question, "bad")
+    assert set(denied()) == set(before) - set(asked)
 
 
 def test_quarantine_leaves_its_neighbours_on_their_side(zoo: World) -> None:

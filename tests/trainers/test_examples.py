@@ -250,6 +250,25 @@ def test_an_accepted_answer_that_no_passage_holds_is_left_out(corpus: list[Hit])
     assert not [e for e in build(corpus, word_search(corpus), answered, recipe=RECIPE) if e.kind == "feedback"]
 
 
+def test_what_users_found_not_to_be_there_is_learned_beside_what_was_found(corpus: list[Hit]) -> None:
+    plain = build(corpus, word_search(corpus), recipe=RECIPE)
+    found = {f"Who was {n}?": tuple(corpus[n : n + 6]) for n in range(20)}
+    said = [Answered(question, "not in the documents, I looked", hits, weight=1.5) for question, hits in found.items()]
+    unsure = Answered("Who was it?", ABSENT, tuple(corpus), "given", also=("Quux",))
+    built = build(corpus, word_search(corpus), [unsure, *said], recipe=RECIPE)
+    made = [one for one in built if one.kind == "denied"]
+    assert len(made) == RECIPE.denied * RECIPE.train
+    taught = set().union(*map(shown, made))
+    for one in made:
+        assert (one.split, one.target, one.gold, one.weight) == ("train", ABSENT, None, 1.5)
+        assert not is_kept_back(one)
+        assert 0 < len(one.passages) <= LAYOUT.passages
+        assert {passage.chunk_id for passage in one.passages} <= {hit.chunk_id for hit in found[one.question]}
+        assert one.document_id == found[one.question][0].document_id
+    assert not taught & {document for one in plain if one.split != "train" for document in shown(one)}
+    assert [one for one in built if one.kind != "denied"] == plain, "and nothing else changes"
+
+
 def test_replay_keeps_sides_and_becomes_anchor(corpus: list[Hit]) -> None:
     first = build(corpus, word_search(corpus), recipe=RECIPE, seed=3)
     second = build(corpus, word_search(corpus), replay=first, recipe=RECIPE, seed=4, episode=1)
