@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,15 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
         return left_out or (one.question, plain(one.target)) not in wrong
 
     return [one for one in made if stands(one)]
+
+
+def has_news(runtime: Runtime, runs: Collection[int]) -> bool:
+    """Whether a cycle would learn an answer, or that there is none, that none of these cycles learned."""
+    taught = [one for one in runtime.memory.journal.examples() if one.split == "train"]
+    known = {(one.question, one.target) for one in taught if one.episode in runs}
+    now = [one for one in collect(runtime, episode=0) if one.split == "train" and one.episode == 0]
+    left_out = {one.example_id for one in now if one.gold is None and one.kind != DENIED}  # by chance, on some page
+    return any((one.question, one.target) not in known for one in now if one.example_id not in left_out)
 
 
 def recipe(runtime: Runtime, control: Control | None = None) -> Recipe:

@@ -25,7 +25,10 @@ def export_adapter(settings: Settings, adapter: int, folder: Path, *, merged: bo
     """
     kept = settings.state_dir / "adapters" / f"{adapter:04d}"
     if not kept.is_dir():
-        raise NotFound(f"no adapter {adapter} in {kept.parent}; `memex refresh list` shows them")
+        raise NotFound(
+            f"no adapter {adapter} in {kept.parent}: `memex refresh list` shows all that there were, of which some are "
+            "forgotten, and of old refreshes those that served are left"
+        )
     if (kept / query_adapter.WEIGHTS).is_file():
         raise UsageError(
             f"adapter {adapter} moves the vectors of questions; only those of the language model are exported"

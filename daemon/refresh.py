@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from daemon.collecting import TRAINING_SHARE, Json, collect, power
+from daemon.collecting import TRAINING_SHARE, Json, collect, has_news, power
 from daemon.quarantine import Quarantine
 from daemon.query_tuning import FORGOTTEN, tune
 from daemon.runtime import Runtime
@@ -25,6 +25,7 @@ from trainers.model import first_layer, resolve
 
 CONTROL = "control"
 RESUMED = "resumed"  # a byte for each time that a cycle was gone on with
+DECIDED = ("promote", "reject", "inconclusive")
 MOST_TIMES = 2  # the minutes of the settings, in all: after these the child decides by what it has
 OVERTIME_SECONDS = 300.0  # and after these it is ended
 KEPT_CYCLES = 30  # the newest, of which all is kept; of older ones what served, and what the catalogue says
@@ -100,6 +101,19 @@ def _begun(runtime: Runtime, trigger: str, head: Head, control: Control | None) 
 def resumable(runtime: Runtime) -> Run | None:
     """The newest cycle that a kill cut off and that can be gone on with."""
     return next((cut for cut in runtime.memory.journal.interrupted() if not _lost(runtime, cut)), None)
+
+
+def nothing_new_since(runtime: Runtime) -> int | None:
+    """The latest cycle, where one now would learn nothing else, and be just as likely to win by chance; None: it would,
+    or train another model or otherwise."""
+    runs = [one for one in runtime.memory.journal.runs() if one.decision in DECIDED]
+    if not runs or resumable(runtime):
+        return None
+    with suppress(OSError, TrainingFailed):
+        before, now = cycle.read_job(folder_of(runtime, runs[0].run)), _job(runtime, runtime.memory.head())
+        if (before.base, before.training) == (now.base, now.training):
+            return None if has_news(runtime, {one.run for one in runs}) else runs[0].run
+    return None
 
 
 def _lost(runtime: Runtime, cut: Run) -> str | None:

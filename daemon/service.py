@@ -25,7 +25,7 @@ from daemon.inbox import Inbox
 from daemon.ingest import Dirty, Report
 from daemon.operations.backups import backup
 from daemon.quarantine import warning
-from daemon.refresh import refresh, resumable
+from daemon.refresh import nothing_new_since, refresh, resumable
 from daemon.runtime import Progress, Runtime
 from daemon.scan import IGNORE_FILE
 from daemon.scheduler import Scheduler
@@ -269,6 +269,9 @@ class Service:
     def _refresh(self, trigger: str, control: Control | None = None) -> dict[str, Any]:
         """One cycle, from a thread that is not the writer's; its commits go through the inbox."""
         with self._refreshes.alone() as tell:
+            if trigger == "schedule" and (latest := nothing_new_since(self.runtime)):
+                log.info("no refresh: there is nothing to learn that refresh %d had not", latest)
+                return {}
             result = refresh(self.runtime, trigger=trigger, on_progress=tell, stop=self._stop, control=control)
         log.info("refresh %s: %s, %s", result["run"], result["decision"], result["reason"])
         return result

@@ -8,13 +8,24 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from daemon import operations, render
 from daemon.collecting import PACES, collect, power, recipe
 from daemon.exporting import export_adapter
-from daemon.refresh import MOST_RESUMES, MOST_TIMES, _job, _lost, folder_of, refresh, resumable
+from daemon.refresh import (
+    MOST_RESUMES,
+    MOST_TIMES,
+    _job,
+    _lost,
+    folder_of,
+    nothing_new_since,
+    refresh,
+    resumable,
+)
+from daemon.service import Service
 from daemon.settings import Generator, Refresh, Rule, Source
 from store.errors import NotFound, TrainingFailed
 from store.types import Ended, Retrieval
@@ -24,6 +35,7 @@ from tests.trainers.conftest import make_example, tiny_path  # noqa: F401 - a fi
 from trainers import answers, cycle, examples, experts, gate, lora
 from trainers.child import run_child
 from trainers.lora import read_card
+from trainers.prompt import ABSENT
 
 
 @pytest.fixture
@@ -151,6 +163,44 @@ def test_a_cycle_shows_what_it_was_judged_by(farm: World) -> None:
     assert "items" not in operations.refresh_show(farm.runtime, run)
     with pytest.raises(NotFound, match=r"refresh 2 are kept: .* was a control.*leave --items out"):
         operations.refresh_show(farm.runtime, learn(farm, control="no-replay")["run"], items=True)
+
+
+@pytest.mark.usefixtures("no_child")
+def test_the_schedule_leaves_out_a_cycle_that_would_learn_nothing_new(
+    farm: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert nothing_new_since(farm.runtime) is None
+    with monkeypatch.context() as patched:
+        patched.setattr("daemon.refresh.run_child", Mock(side_effect=TrainingFailed("out of memory")))
+        with pytest.raises(TrainingFailed):
+            learn(farm)
+    assert nothing_new_since(farm.runtime) is None, "what failed learned nothing"
+    run = learn(farm)["run"]
+    assert nothing_new_since(farm.runtime) == run
+    farm.reopen(refresh=Refresh(minutes=1.0, max_steps=3, rank=4))
+    assert nothing_new_since(farm.runtime) is None, "it would be trained otherwise"
+    farm.reopen(refresh=Refresh(minutes=1.0, max_steps=3))
+    assert nothing_new_since(farm.runtime) == run
+    farm.close()
+    with caplog.at_level("INFO", "memex"):
+        service = Service(farm.settings)
+        try:
+            assert service._refresh("schedule") == {}
+        finally:
+            service.runtime.close()
+    assert f"nothing to learn that refresh {run} had not" in caplog.text
+    farm.open()
+    assert farm.runtime.memory.journal.runs()[0].run == run
+    for name in CREATURES:
+        asked = operations.search(farm.runtime, f"Who painted the {name}?")["retrieval_id"]
+        operations.feedback(farm.runtime, asked, "bad", ABSENT)
+    assert nothing_new_since(farm.runtime) is None, "a user said something"
+    run = learn(farm)["run"]
+    assert nothing_new_since(farm.runtime) == run
+    farm.write("ant.md", text("ant", "wood"))
+    farm.write("hippopotamus.md", text("hippopotamus", "lake"))
+    farm.sync()
+    assert nothing_new_since(farm.runtime) is None
 
 
 @pytest.mark.usefixtures("no_child")
