@@ -17,7 +17,7 @@ from store.types import Example, Hit
 from trainers import gate, lora
 from trainers.examples import Recipe, build, is_kept_back, sides
 from trainers.pages import Layout
-from trainers.prompt import ABSENT
+from trainers.prompt import ABSENT, is_absent
 from trainers.sources import DENIED, Answered, Search
 
 NEWEST_DOCUMENTS = 200  # whose chunks questions are made from
@@ -35,8 +35,9 @@ Json = dict[str, Any]
 
 
 def collect(runtime: Runtime, episode: int, control: Control | None = None) -> list[Example]:
-    """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor, and none has
-    an answer to its question that was called bad when it was given last.
+    """The examples of a cycle, split by document. None shows what is in quarantine, be it as a distractor. None has an
+    answer that was called bad when it was given last; what users found no answer to is there while that is their last
+    word on it.
 
     A control leaves something out: `padding` has new examples in the place of those of earlier cycles, `no-replay`
     nothing, `no-distractors` trains on the right passage alone.
@@ -51,32 +52,32 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
         return quarantine.outside(memory.search(question, k).hits)
 
     earlier = memory.journal.examples()
+    said = answered(runtime, quarantine, search)
     made = build(
         chunks,
         search,
-        answered(runtime, quarantine, search),
+        said,
         [one for one in earlier if not quarantine.touches_example(one)],
         sides(earlier),  # of what is in quarantine too: its neighbours stay where they were
         recipe(runtime, control),
         seed=0,
         episode=episode,
     )
-    wrong = taken_back(memory)
+    wrong, denied = taken_back(memory), {one.question for one in said if is_absent(one.answer)}
 
     def stands(one: Example) -> bool:
-        left_out = one.gold is None and one.kind != DENIED  # the right passage: true whatever was said of the documents
-        return left_out or (one.question, plain(one.target)) not in wrong
+        if one.kind == DENIED:
+            return one.question in denied
+        return one.gold is None or (one.question, plain(one.target)) not in wrong
 
     return [one for one in made if stands(one)]
 
 
 def has_news(runtime: Runtime, runs: Collection[int]) -> bool:
-    """Whether a cycle would learn an answer, or that there is none, that none of these cycles learned."""
-    taught = [one for one in runtime.memory.journal.examples() if one.split == "train"]
-    known = {(one.question, one.target) for one in taught if one.episode in runs}
-    now = [one for one in collect(runtime, episode=0) if one.split == "train" and one.episode == 0]
-    left_out = {one.example_id for one in now if one.gold is None and one.kind != DENIED}  # by chance, on some page
-    return any((one.question, one.target) not in known for one in now if one.example_id not in left_out)
+    """Whether a cycle would learn or be judged by an answer, or that there is none, that none of these cycles had."""
+    made = [one for one in collect(runtime, episode=0) if one.episode == 0]
+    now = {(one.question, one.target) for one in made if one.gold is not None or one.kind == DENIED}
+    return not now <= {(one.question, one.target) for one in runtime.memory.journal.examples() if one.episode in runs}
 
 
 def recipe(runtime: Runtime, control: Control | None = None) -> Recipe:

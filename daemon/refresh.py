@@ -17,7 +17,7 @@ from daemon.quarantine import Quarantine
 from daemon.query_tuning import FORGOTTEN, tune
 from daemon.runtime import Runtime
 from daemon.settings import Control
-from store.errors import MissingModel, TrainingFailed
+from store.errors import MemexError, MissingModel, TrainingFailed
 from store.types import Ended, Example, Head, Run
 from trainers import cycle, examples, experts, lora
 from trainers.child import run_child
@@ -51,6 +51,7 @@ def refresh(
     run, folder = _begun(runtime, f"{CONTROL} {control}" if control else trigger, head, control)
     on_progress({"stage": "collect", "done": 0, "total": 1})
     try:
+        write(lambda: _let_go(runtime, run - KEPT_CYCLES))
         if not (folder / cycle.JOB).is_file():
             made = _prepare(runtime, run, folder, head, control)
             on_progress({"stage": f"collect ({power(runtime, made)})", "done": 1, "total": 1})
@@ -75,7 +76,6 @@ def refresh(
             for checkpoint in folder.glob(cycle.CHECKPOINTS):
                 checkpoint.unlink()
     tune(runtime, run, folder, on_progress, stop)
-    write(lambda: _let_go(runtime, run - KEPT_CYCLES))
     return _result(runtime, run)
 
 
@@ -104,16 +104,36 @@ def resumable(runtime: Runtime) -> Run | None:
 
 
 def nothing_new_since(runtime: Runtime) -> int | None:
-    """The latest cycle, where one now would learn nothing else, and be just as likely to win by chance; None: it would,
-    or train another model or otherwise."""
-    runs = [one for one in runtime.memory.journal.runs() if one.decision in DECIDED]
-    if not runs or resumable(runtime):
-        return None
-    with suppress(OSError, TrainingFailed):
-        before, now = cycle.read_job(folder_of(runtime, runs[0].run)), _job(runtime, runtime.memory.head())
-        if (before.base, before.training) == (now.base, now.training):
-            return None if has_news(runtime, {one.run for one in runs}) else runs[0].run
+    """The latest cycle, where one now would learn and be judged by the same, and win by chance alone. None: it would
+    not, or what that one left is forgotten, in quarantine or trained otherwise by now, or a fault is for a cycle to
+    find."""
+    memory = runtime.memory
+    runs = [one for one in memory.journal.runs() if one.decision in DECIDED]
+    with suppress(OSError, MemexError):
+        job = _job(runtime, memory.head())
+        alike = [one.run for one in runs if _was_for(job, folder_of(runtime, one.run))]
+        if not alike or alike[0] != runs[0].run or resumable(runtime) or _is_undone(runtime, runs[0]):
+            return None
+        return None if has_news(runtime, alike) else alike[0]
     return None
+
+
+def _is_undone(runtime: Runtime, run: Run) -> bool:
+    """Whether what a cycle left, in either part, is no more, or should not be."""
+    left = run.adapter if run.decision == "promote" else run.incumbent
+    return (
+        (left is not None and left not in runtime.memory.journal.adapters())
+        or run.metrics.get("query", {}).get("decision") not in DECIDED
+        or _learns_from_quarantine(runtime, folder_of(runtime, run.run))
+    )
+
+
+def _was_for(job: cycle.Job, folder: Path) -> bool:
+    """Whether the cycle in the folder trained the same model in the same way. Raises TrainingFailed."""
+    if not (folder / cycle.JOB).is_file():
+        return False
+    was = cycle.read_job(folder)
+    return (was.base, was.training) == (job.base, job.training)
 
 
 def _lost(runtime: Runtime, cut: Run) -> str | None:

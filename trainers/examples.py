@@ -32,7 +32,7 @@ class Recipe:
     abstain: int = 12
     held_out: float = 0.4  # share of the documents that are never trained on
     replay: float = 0.2  # training examples from earlier episodes, as a share of `train`
-    denied: float = 0.1  # with so many more at most, as a share of `train`, that have no answer, as users said
+    denied: float = 0.05  # with so many more at most, as a share of `train`, that have no answer, as users said
     alone: bool = False  # train on the right passage alone
     k: int = 8  # the source must be among the first k that the search finds
     layout: Layout = field(default_factory=Layout)

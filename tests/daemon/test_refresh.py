@@ -175,6 +175,8 @@ def test_the_schedule_leaves_out_a_cycle_that_would_learn_nothing_new(
         with pytest.raises(TrainingFailed):
             learn(farm)
     assert nothing_new_since(farm.runtime) is None, "what failed learned nothing"
+    learn(farm)
+    assert nothing_new_since(farm.runtime) is None, "at the pace that was seen it would be asked more"
     run = learn(farm)["run"]
     assert nothing_new_since(farm.runtime) == run
     farm.reopen(refresh=Refresh(minutes=1.0, max_steps=3, rank=4))
@@ -196,6 +198,14 @@ def test_the_schedule_leaves_out_a_cycle_that_would_learn_nothing_new(
         operations.feedback(farm.runtime, asked, "bad", ABSENT)
     assert nothing_new_since(farm.runtime) is None, "a user said something"
     run = learn(farm)["run"]
+    assert nothing_new_since(farm.runtime) == run
+    document = farm.runtime.memory.journal.examples()[0].document_id
+    path = next(path for path, one in farm.ids().items() if one == document)
+    farm.reopen(refresh=Refresh(minutes=1.0, max_steps=3, quarantine=(f"path:{path}",)))
+    assert nothing_new_since(farm.runtime) is None, "what was learned should not be"
+    farm.reopen(refresh=Refresh(minutes=1.0, max_steps=3, questions="nowhere"))
+    assert nothing_new_since(farm.runtime) is None, "the cycle says what is wrong"
+    farm.reopen(refresh=Refresh(minutes=1.0, max_steps=3))
     assert nothing_new_since(farm.runtime) == run
     farm.write("ant.md", text("ant", "wood"))
     farm.write("hippopotamus.md", text("hippopotamus", "lake"))

@@ -257,7 +257,7 @@ def test_what_users_found_not_to_be_there_is_learned_beside_what_was_found(corpu
     unsure = Answered("Who was it?", ABSENT, tuple(corpus), "given", also=("Quux",))
     built = build(corpus, word_search(corpus), [unsure, *said], recipe=RECIPE)
     made = [one for one in built if one.kind == "denied"]
-    assert len(made) == RECIPE.denied * RECIPE.train
+    assert len(made) == RECIPE.denied * RECIPE.train, "no more, though others could be"
     taught = set().union(*map(shown, made))
     for one in made:
         assert (one.split, one.target, one.gold, one.weight) == ("train", ABSENT, None, 1.5)
