@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,17 @@ SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un, less the closing NUL
 
 
 def find_file(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The configuration file that `load` reads; None: there is none, and the defaults hold."""
+    """The configuration file that `load` reads; None: there is none, and the defaults hold. A folder that may not be
+    entered, such as another user's, has none."""
     if path is not None:
         return path
     if named := environ.get(FILE_VARIABLE):
         return Path(named).expanduser()
-    return next((place for place in (Path("config.toml"), Path("/etc/memex/config.toml")) if place.is_file()), None)
+    for place in (Path("config.toml"), Path("/etc/memex/config.toml")):
+        with suppress(PermissionError):
+            if place.is_file():
+                return place
+    return None
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:

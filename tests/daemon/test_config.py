@@ -345,6 +345,18 @@ q = 1
 """
 
 
+def test_a_folder_that_may_not_be_entered_has_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another user's command is run, as by `sudo -u memex`."""
+
+    def closed(path: Path) -> bool:
+        if not path.is_absolute():
+            raise PermissionError(13, "Permission denied")
+        return path == Path("/etc/memex/config.toml")
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert find_file(None, {}) == Path("/etc/memex/config.toml")
+
+
 @pytest.mark.parametrize(
     ("key", "line"),
     [
