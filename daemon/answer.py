@@ -12,7 +12,7 @@ from daemon.aggregation import Said, read
 from daemon.citations import Citation, check
 from daemon.passages import gather
 from daemon.settings import Settings
-from store.errors import NotFound, Stopping
+from store.errors import AnotherModel, NotFound, Stopping
 from store.memory import Found, Memory
 from store.types import Filters, Head, Hit, Passage, State
 from trainers import lora
@@ -88,7 +88,11 @@ def ask(
         remarks = (*remarks, f"nothing found scores {settings.retrieval.min_score} or more (retrieval.min_score)")
     else:
         folder = folder_of(memory, adapter)
-        model = load(folder)
+        try:
+            model = load(folder)
+        except AnotherModel as error:
+            adapter, folder, remarks = None, None, (*remarks, f"the model without an adapter answers: {error}")
+            model = load(None)
         passages = passages_for(memory, near, found.state.head, model, question, settings)
         shares = shares_for(folder, passages)
         if shares != ALONE:

@@ -15,7 +15,7 @@ from daemon.runtime import Runtime
 from daemon.settings import Control
 from store.types import Example, Hit
 from trainers import gate, lora
-from trainers.examples import Recipe, build, is_kept_back, sides
+from trainers.examples import Recipe, asked_to_learn, build, is_kept_back, sides
 from trainers.pages import Layout
 from trainers.prompt import ABSENT, is_absent
 from trainers.sources import DENIED, Answered, Search
@@ -59,6 +59,7 @@ def collect(runtime: Runtime, episode: int, control: Control | None = None) -> l
         said,
         [one for one in earlier if not quarantine.touches_example(one)],
         sides(earlier),  # of what is in quarantine too: its neighbours stay where they were
+        asked_to_learn(earlier),
         recipe(runtime, control),
         seed=0,
         episode=episode,

@@ -78,6 +78,9 @@ def check(settings: Settings, path: Path | None = None) -> list[str]:
     key_file = settings.generator.endpoint_key_file
     if key_file and not os.access(key_file, os.R_OK):
         problems.append((("generator", "endpoint_key_file"), f"cannot be read by this user: {key_file}"))
+    questions = settings.refresh.questions
+    if questions and not os.access(questions, os.R_OK):
+        problems.append((("refresh", "questions"), f"cannot be read by this user: {questions}"))
     if len(os.fsencode(socket_path(settings))) > SOCKET_PATH_LIMIT:
         problems.append((("api", "socket"), f"longer than {SOCKET_PATH_LIMIT} bytes: {socket_path(settings)}"))
     return [_place(path, text, key) + _dotted(key) + ": " + reason for key, reason in problems]
@@ -233,6 +236,7 @@ def _anchor(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     absolute(values.get("backup"), "dir")
     absolute(values.get("api"), "token_file")
     absolute(values.get("generator"), "endpoint_key_file")
+    absolute(values.get("refresh"), "questions")
     for section, name in (("embedding", "model"), ("generator", "model"), ("retrieval", "reranker")):
         absolute(values.get(section), name, r"[~/]|\.\.?/")
     return values

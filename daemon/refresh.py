@@ -62,7 +62,7 @@ def refresh(
             return write(lambda: _note_control(runtime, run, control, evidence))  # type: ignore[no-any-return]
         write(lambda: _conclude(runtime, run, folder, head, evidence))
     except Exception as error:
-        if control or not stop.is_set():  # else the next start goes on with it
+        if control or not stop.is_set():
             reason = str(error)
             write(lambda: memory.journal.end_run(Ended(run, "failed", reason)))
         if not control:  # the questions' side may have something to learn where the generator has not
@@ -71,7 +71,7 @@ def refresh(
     finally:
         if control:
             shutil.rmtree(folder, ignore_errors=True)
-        elif not stop.is_set():
+        elif memory.journal.run(run).finished_at:  # else the next start goes on with it
             shutil.rmtree(folder / cycle.ADAPTER, ignore_errors=True)  # moved away by then, if it is to be kept
             for checkpoint in folder.glob(cycle.CHECKPOINTS):
                 checkpoint.unlink()

@@ -58,7 +58,7 @@ class Service:
         self._stop = threading.Event()
         self._roots = {source.name: bytes(source.path) for source in settings.sources}
         self._progress: Progress | None = None
-        self._refreshes = Aside("refresh", "what serves is as it was")
+        self._refreshes = Aside("refresh", "the model answers as it did")
         self._backups = Aside("backup", "an older one stands")
         self._ingested = Report()
         self._unsettled: dict[Dirty, float] = {}  # since when a path has been waiting to stand still

@@ -13,6 +13,7 @@
     ├── TrainingFailed         exit 1   a refresh cycle's child ended without a result
     ├── DiskFailed             exit 1   the disk is full, read-only or failing; what was acknowledged stands
     └── Corrupt                exit 1   acknowledged state cannot be read; says what to do
+        └── AnotherModel                an adapter is for another model than the one in the settings
 
 `exit` is the exit code of the command line (see DESIGN of the command line in the README).
 """
@@ -73,4 +74,8 @@ class DiskFailed(MemexError):
 
 
 class Corrupt(MemexError):
+    pass
+
+
+class AnotherModel(Corrupt):
     pass

@@ -89,6 +89,8 @@ def run(run_dir: Path) -> None:
     tell = partial(_tell, run_dir / PROGRESS, started)
     tell("load", 0, 1)
     model = LanguageModel.load(Path(job.base), job.device, job.threads)
+    if job.incumbent and not lora.is_for(Path(job.incumbent), model.fingerprint):
+        job = replace(job, incumbent=None, start=None)  # generator.model is another one now: begin anew
     learned = [example for example in given if example.split == "train"]
     taught, kept_back = ([one for one in learned if examples.is_kept_back(one) is back] for back in (False, True))
     groups, back = examples.by_passages(taught), examples.by_passages(kept_back)

@@ -44,16 +44,18 @@ def build(
     answered: Sequence[Answered] = (),
     replay: Sequence[Example] = (),
     known: Mapping[str, bool] | None = None,
+    learned: Collection[str] | None = None,
     recipe: Recipe = Recipe(),
     seed: int = 0,
     episode: int = 0,
 ) -> list[Example]:
     """Examples with their split set: train, fresh, anchor, noise, abstain. The same input gives the same list.
 
-    `chunks` are the newest ones first, `replay` the examples of earlier episodes with the split they had, and `known`
-    the `sides` of documents, by default those that `replay` shows. No document occurs, be it as a distractor, both in
-    train and in another split, and no question is asked in both; a document keeps its side. Examples with the same
-    passages follow each other, those that are kept back (see `is_kept_back`) on pages of their own.
+    `chunks` are the newest ones first, `replay` the examples of earlier episodes with the split they had, `known` the
+    `sides` of documents and `learned` the questions that were trained on, by default those that `replay` shows. No
+    document occurs, be it as a distractor, both in train and in another split, and no question is asked in both; a
+    document keeps its side. Examples with the same passages follow each other, those that are kept back (see
+    `is_kept_back`) on pages of their own.
     """
     earlier = list({example.example_id: example for example in replay}.values())
     known = sides(earlier) if known is None else known
@@ -82,7 +84,7 @@ def build(
     anchor = [replace(one, split="anchor") for one in earlier if one.split in ("fresh", "anchor")]
     # Two pages of the same passages, such as a page with one, can ask the same that is not there.
     unlike = {one.example_id: one for one in [*made, *again, *_drawn(anchor, recipe.anchor)]}
-    return _unleaked(list(unlike.values()), {one.question for one in earlier if one.split == "train"})
+    return _unleaked(list(unlike.values()), asked_to_learn(earlier) if learned is None else learned)
 
 
 def is_kept_back(example: Example) -> bool:
@@ -98,6 +100,11 @@ def sides(earlier: Iterable[Example]) -> dict[str, bool]:
         for example in sorted(earlier, key=lambda example: example.split != "train")
         for passage in example.passages
     }
+
+
+def asked_to_learn(earlier: Iterable[Example]) -> set[str]:
+    """The questions of training examples."""
+    return {one.question for one in earlier if one.split == "train"}
 
 
 def hold_out(

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from store.errors import Corrupt, TrainingFailed
+from store.errors import AnotherModel, Corrupt, TrainingFailed
 from store.types import CARD
 from trainers.files import write_json
 
@@ -75,6 +75,12 @@ def prepare(model: Any, settings: Settings, start: Path | None = None, base: str
     if settings.save_memory:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes in this mode alone; there is no dropout
+
+
+def is_for(directory: Path, base: str) -> bool:
+    """Whether the adapter in `directory` was trained on the model with this fingerprint. Raises what `read_card`
+    raises."""
+    return bool(read_card(directory)["base"]["sha256"] == base)
 
 
 def has_shape(directory: Path, settings: Settings) -> bool:
@@ -239,7 +245,7 @@ def _parts(directory: Path, card: Mapping[str, Any]) -> dict[str, tuple[Path, st
 def _check_base(directory: Path, base: str) -> dict[str, Any]:
     card = verify(directory)
     if card["base"]["sha256"] != base:
-        raise Corrupt(
+        raise AnotherModel(
             f"{directory} was trained on another base model ({card['base']['name']}); set generator.model to it"
         )
     return card

@@ -66,8 +66,9 @@ class Room:
 def pages(sources: Sequence[Source], room: Room, layout: Layout, split: str, seed: int, episode: int) -> list[Example]:
     """Examples on all sources, each answerable once, and some again on a page without its passage.
 
-    Half of a page's distractors are near misses, which retrieval finds for one of its questions, and half random. No
-    passage but the right one holds an answer. Examples with the same passages follow each other.
+    What distracts from a question is the passages of its neighbours on the page, half of which retrieval finds for one
+    of them, and what fills the page up: near misses, and something random where these are too few. No passage but the
+    right one holds an answer. Examples with the same passages follow each other.
     """
     rng = random.Random(f"{seed}:{split}:{layout.passages}")
     owed = 0.0

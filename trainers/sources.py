@@ -132,7 +132,7 @@ def digest(text: str) -> str:
 
 
 def _confirmed(item: Answered, side: frozenset[str], words: int) -> Source | None:
-    """None where no passage holds at least half of an answer's words, or the one with the most is on the other side: a
+    """None where no sentence holds at least half of an answer's words, or the one with the most is on the other side: a
     question is learned from or asked, never both, and never with the second-best evidence. Of several answers that with
     the best is learned."""
     right = [one for one in (item.answer, *item.also) if words_of(one) and not is_absent(one)]

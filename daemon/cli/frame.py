@@ -22,7 +22,10 @@ app = typer.Typer(
     help="A memory for folders of documents: watched, asked, rolled back, learned from.",
 )
 
-Config = Annotated[Path | None, typer.Option("--config", help="The settings file; else $MEMEX_CONFIG, ./config.toml.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The settings; else $MEMEX_CONFIG, ./config.toml, /etc/memex/."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, errors as JSON on stderr.")]
 Number = Annotated[int | None, typer.Option("-k", min=1, max=1000, help="How many chunks to find.")]
 At = Annotated[str | None, typer.Option(help="A snapshot, a version, or a time ('2 hours ago').")]

@@ -28,7 +28,8 @@ def refresh(
         Path | None, typer.Option(help="With --dry-run: write the examples here, one JSON object a line.")
     ] = None,
     control: Annotated[
-        Control | None, typer.Option(help="Leave something out, and promote nothing: does the gate see it?")
+        Control | None,
+        typer.Option(help="Two trained alike (aa), or something left out: does the gate see it?"),
     ] = None,
     config: Config = None,
     as_json: AsJson = False,

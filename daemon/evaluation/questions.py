@@ -191,7 +191,7 @@ def _lines(path: Path) -> Iterable[str]:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{path}: cannot be read ({reason}); --set takes JSON lines or a BEIR folder") from None
+        raise UsageError(f"{path}: cannot be read ({reason}); name a file of JSON lines") from None
 
 
 def _filled(found: QuestionSet, complaint: str) -> QuestionSet:

@@ -88,11 +88,10 @@ class Database:
 
     def _open(self, create: bool) -> None:
         with self._ours():
-            if create:
-                SQLModel.metadata.create_all(self._writer, tables=_tables())
-            with self._reader.connect() as connection:
+            with (self._writer if create else self._reader).connect() as connection:
                 found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if found == 0 and create:
+                SQLModel.metadata.create_all(self._writer, tables=_tables())
                 with self._writer.connect() as connection:
                     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
                     connection.commit()

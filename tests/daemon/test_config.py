@@ -124,6 +124,7 @@ def test_relative_paths_start_at_the_file_and_home_is_expanded(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     text = 'state_dir = "state"\nsources = [{path = "../notes/"}, {path = "~/papers"}]\n[api]\nsocket = "s"\n'
     text += '[embedding]\nmodel = "./minilm"\n[generator]\nmodel = "org/model"\n[backup]\ndir = "../b"\n'
+    text += '[refresh]\nquestions = "~/asked.jsonl"\n'
     folder = tmp_path / "etc"
     folder.mkdir()
     settings = load(written(folder, text), {})
@@ -132,6 +133,10 @@ def test_relative_paths_start_at_the_file_and_home_is_expanded(tmp_path: Path, m
     assert [source.name for source in settings.sources] == ["notes", "papers"]
     assert settings.api.socket == str(folder / "s")
     assert settings.backup.dir == str(tmp_path / "b")
+    assert settings.refresh.questions == "/home/ada/asked.jsonl"
+    assert any(
+        "refresh.questions: cannot be read by this user: /home/ada/asked.jsonl" in one for one in check(settings)
+    )
     assert settings.embedding.model == str(folder / "minilm")
     assert settings.generator.model == "org/model"
     assert load(folder / "config.toml", {"MEMEX_STATE_DIR": "here"}).state_dir == tmp_path / "here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from daemon import operations, render
 from daemon.collecting import PACES, collect, power, recipe
@@ -26,9 +28,10 @@ from daemon.refresh import (
     resumable,
 )
 from daemon.service import Service
-from daemon.settings import Generator, Refresh, Rule, Source
+from daemon.settings import Generator, Refresh, Retrieval, Rule, Source
 from store.errors import NotFound, TrainingFailed
-from store.types import Ended, Retrieval
+from store.types import Ended
+from store.types import Retrieval as Kept
 from tests.daemon.conftest import World, in_this_process
 from tests.daemon.test_learning import CREATURES, text
 from tests.trainers.conftest import make_example, tiny_path  # noqa: F401 - a fixture
@@ -163,6 +166,47 @@ def test_a_cycle_shows_what_it_was_judged_by(farm: World) -> None:
     assert "items" not in operations.refresh_show(farm.runtime, run)
     with pytest.raises(NotFound, match=r"refresh 2 are kept: .* was a control.*leave --items out"):
         operations.refresh_show(farm.runtime, learn(farm, control="no-replay")["run"], items=True)
+
+
+def test_a_cycle_that_is_interrupted_without_a_daemon_is_gone_on_with(
+    farm: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(folder: Path, **how: Any) -> dict[str, Any]:
+        (folder / cycle.CHECKPOINT).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("daemon.refresh.run_child", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learn(farm)
+    farm.reopen()
+    begun = resumable(farm.runtime)
+    assert begun is not None
+    assert (folder_of(farm.runtime, begun.run) / cycle.CHECKPOINT).is_file()
+
+
+@pytest.mark.usefixtures("no_child")
+def test_after_a_change_of_the_model_the_old_adapter_is_left_out_and_a_cycle_begins_anew(
+    farm: World, tmp_path: Path
+) -> None:
+    farm.reopen(retrieval=Retrieval(min_score=0.0))
+    memory, done = farm.runtime.memory, learn(farm)
+    memory.promote(done["adapter"], Ended(done["run"], "promote", "a test", done["adapter"]))
+    question = "What does the heron weigh?"
+    assert operations.ask(farm.runtime, question)["adapter"] == done["adapter"]
+    model = shutil.copytree(farm.settings.generator.model, tmp_path / "another")
+    weights = load_file(model / "model.safetensors")
+    save_file({name: weight + 0.01 for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    farm.reopen(generator=Generator(model=str(model)))
+    asked = operations.ask(farm.runtime, question)
+    assert asked["adapter"] is None
+    assert any("trained on another base model" in one for one in asked["remarks"])
+    later = learn(farm)
+    memory = farm.runtime.memory
+    card, before = (read_card(memory.adapter_folder(one["adapter"])) for one in (later, done))
+    assert card["start"] is None
+    assert card["base"]["sha256"] != before["base"]["sha256"]
+    evidence = json.loads((folder_of(farm.runtime, later["run"]) / cycle.EVIDENCE).read_text())
+    assert (evidence["incumbent"], evidence["warm"]) == (None, False)
 
 
 @pytest.mark.usefixtures("no_child")
@@ -445,7 +489,7 @@ def test_what_is_called_bad_is_neither_replayed_nor_made_again_nor_asked_for(far
     before = {split: asked(split) for split in ("train", "anchor", "fresh")}
     for split, was in before.items():
         for (question, answer), verdict in zip(was[:2], ("good", "bad"), strict=True):
-            said = Retrieval(f"{split}-{verdict}", datetime.now(UTC), question, "adapter", 1, (), f"{answer} [1]")
+            said = Kept(f"{split}-{verdict}", datetime.now(UTC), question, "adapter", 1, (), f"{answer} [1]")
             journal.record(head, said)
             journal.feedback(said.retrieval_id, verdict)
     for split, was in before.items():

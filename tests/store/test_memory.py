@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from store.catalogue import forgetting
+from store.catalogue.database import CATALOGUE, SCHEMA, Database
 from store.errors import ConfigError, Corrupt, Locked, NotFound, UsageError
 from store.memory import Memory
 from store.types import GENERATOR, Batch, Ended, Failed, Filters, Labels, Rehome, Seen, Stat
@@ -357,3 +360,18 @@ def _promote(memory: Memory, number: int) -> None:
         run = learning.begin_run(session, at=memory.clock(), trigger="test", move=1, incumbent=None)
         assert learning.add_adapter(session, run=run, at=memory.clock(), base="base", sha256="0", start=None) == number
     memory.promote(number, Ended(run, "promote", "test", number))
+
+
+def test_a_memory_of_another_schema_is_refused_and_left_as_it_is(memory: Memory) -> None:
+    path = memory.state_dir / CATALOGUE
+    memory.close()
+    with closing(sqlite3.connect(path)) as catalogue:
+        catalogue.execute("DROP TABLE evaluations")
+        catalogue.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+        catalogue.commit()
+    with pytest.raises(Corrupt, match=f"catalogue schema {SCHEMA + 1}.*use the memex that wrote it"):
+        Database(path, create=True)
+    with closing(sqlite3.connect(path)) as catalogue:
+        left = {name for (name,) in catalogue.execute("SELECT name FROM sqlite_master")}
+    assert "evaluations" not in left
+    assert "documents" in left
