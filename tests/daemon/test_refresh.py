@@ -260,15 +260,15 @@ def test_the_schedule_leaves_out_a_cycle_that_would_learn_nothing_new(
 @pytest.mark.usefixtures("no_child")
 def test_of_old_cycles_stays_what_served(farm: World, monkeypatch: pytest.MonkeyPatch) -> None:
     memory, kept = farm.runtime.memory, []
-    monkeypatch.setattr("daemon.refresh.KEPT_CYCLES", 2)
+    monkeypatch.setattr("daemon.refresh.KEPT_CYCLES", 1)
     kept += [learn(farm)["adapter"] for _ in range(2)]
     run = memory.journal.runs()[0].run
     memory.promote(kept[1], Ended(run, "promote", "a test", kept[1]))
-    kept += [learn(farm)["adapter"] for _ in range(3)]
+    kept += [learn(farm)["adapter"] for _ in range(2)]
     there = [memory.adapter_folder(adapter).is_dir() for adapter in kept]
-    assert there == [False, True, False, True, True]
-    assert {kept[1], kept[3], kept[4]} <= set(memory.journal.adapters())
-    assert [folder_of(farm.runtime, run).is_dir() for run in range(1, 6)] == [False, False, False, True, True]
+    assert there == [False, True, False, True]
+    assert {kept[1], kept[3]} <= set(memory.journal.adapters())
+    assert [folder_of(farm.runtime, run).is_dir() for run in range(1, 5)] == [False, False, False, True]
     assert operations.doctor(farm.runtime)["problems"] == []
 
 
