@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from store.catalogue import evaluations, heads, learning
+from store.catalogue import evaluations, forgetting, heads, learning
 from store.catalogue.database import Database
 from store.errors import DiskFailed, NotFound
 from store.types import QUERY, Ended, Evaluation, Example, Head, Retrieval, Run
@@ -95,9 +95,10 @@ class Journal:
 
     def retire_candidates(self, before: int) -> list[int]:
         """Let what cycles before this one tried in vain have no files any more; returns all adapters that have none,
-        whose folders are to be removed. What served once stays."""
+        whose folders are to be removed, of which a kill may have left some. What served once stays."""
         with self._database.write() as session:
-            return learning.retire_candidates(session, before)
+            learning.retire_candidates(session, before)
+            return forgetting.retired(session)
 
     def retrieval(self, retrieval_id: str) -> Retrieval:
         with self._database.read() as session:

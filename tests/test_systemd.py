@@ -64,6 +64,13 @@ def test_what_breaks_torch_is_absent() -> None:
     assert not [line for line in lines if line.startswith("SystemCallFilter=~") and "@resources" in line]
 
 
+def test_a_folder_below_home_can_be_opened() -> None:
+    """Below what ProtectHome=yes closes nothing can be bound (systemd.exec(5), BindPaths)."""
+    lines = (UNITS / "memex.service").read_text().splitlines()
+    assert "ProtectHome=tmpfs" in lines
+    assert any(line.startswith("#     BindReadOnlyPaths=-/home/") for line in lines)
+
+
 @pytest.mark.parametrize("unit", EXECUTABLES)
 def test_unit_speaks_to_the_daemon_as_the_daemon_does(unit: str) -> None:
     text = (UNITS / unit).read_text()

@@ -187,13 +187,10 @@ def adapters(session: Session) -> list[int]:
     return sorted(adapter for adapter in rows if adapter is not None)
 
 
-def retire_candidates(session: Session, before: int) -> list[int]:
-    """The adapters that runs before this one tried and that never served have files no more. Returns all that have none
-    by now, of which a kill may have left some."""
+def retire_candidates(session: Session, before: int) -> None:
+    """The adapters that runs before this one tried and that never served are to have files no more."""
     tried = col(AdapterRow.run) < before, col(AdapterRow.state) == "candidate"
     session.execute(update(AdapterRow).where(*tried).values(state="retired", documents=[]))
-    rows = session.exec(select(AdapterRow.adapter).where(AdapterRow.state == "retired"))
-    return sorted(adapter for adapter in rows if adapter is not None)
 
 
 def set_adapter_state(session: Session, adapter: int, state: str) -> None:

@@ -84,7 +84,7 @@ class Episode:
 
 def run(quick: bool = False) -> dict[str, Any]:
     """`quick`: two episodes with a third of the documents and less time."""
-    libraries, part, minutes = (LIBRARIES[:2], 3, 5.0) if quick else (LIBRARIES, 1, 20.0)
+    libraries, part, minutes = (LIBRARIES[:2], 3, 5.0) if quick else (LIBRARIES, 1, Refresh().minutes)
     with tempfile.TemporaryDirectory(prefix="memex-bench-") as folder:
         stream = _Stream(Path(folder), minutes)
         try:

@@ -20,6 +20,7 @@ from daemon.exporting import export_adapter
 from daemon.refresh import (
     MOST_RESUMES,
     MOST_TIMES,
+    _is_undone,
     _job,
     _lost,
     folder_of,
@@ -223,6 +224,10 @@ def test_the_schedule_leaves_out_a_cycle_that_would_learn_nothing_new(
     assert nothing_new_since(farm.runtime) is None, "at the pace that was seen it would be asked more"
     run = learn(farm)["run"]
     assert nothing_new_since(farm.runtime) == run
+    ended = farm.runtime.memory.journal.run(run)
+    assert not _is_undone(farm.runtime, ended)
+    assert _is_undone(farm.runtime, replace(ended, decision="promote", adapter=99)), "forgotten with what it learned"
+    assert _is_undone(farm.runtime, replace(ended, metrics={})), "the questions' side did not come to a decision"
     farm.reopen(refresh=Refresh(minutes=1.0, max_steps=3, rank=4))
     assert nothing_new_since(farm.runtime) is None, "it would be trained otherwise"
     farm.reopen(refresh=Refresh(minutes=1.0, max_steps=3))
